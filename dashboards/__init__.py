@@ -1,0 +1,1 @@
+"""Show stakeholders what a family offers: the front, its policies compared, and their answers."""

@@ -1,0 +1,102 @@
+"""Threshold profiles: what a caller asks for by name, and the floors that an organisation sets for all.
+
+Reads and checks ``profiles.yaml``; which policy a profile gets is decided in ``selection``.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mopo_train.errors import ProfileError
+from mopo_train.family import ObjectiveName, PolicyId, UnitScore, first_problem, write_whole
+
+FloorName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*(\.win_rate)?$")]
+"""An objective (its judge score), or ``objective.win_rate`` (its win rate against the reference)."""
+Floors = dict[FloorName, UnitScore]
+ProfileName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ThresholdProfile(_Model):
+    """Floors that a policy must hold, and what to maximise among the policies that hold them."""
+
+    primary: ObjectiveName
+    """Objective whose measured mean decides among the policies that hold every floor."""
+    floors: Floors = {}
+    """Least ``certified_low`` per objective or ``objective.win_rate``, in [0, 1]."""
+    selection: Literal["single"] = "single"
+    """One policy answers every request."""
+    on_infeasible: Literal["reject", "closest"] | PolicyId = "reject"
+    """When no policy holds every floor: answer 422, serve the closest one, or serve this policy."""
+
+
+class Organisation(_Model):
+    """Floors that no profile, key or request may go below."""
+
+    floors: Floors = {}
+
+
+class ProfileFile(_Model):
+    """The contents of ``profiles.yaml``."""
+
+    profiles: dict[ProfileName, ThresholdProfile] = {}
+    organisation: Organisation = Organisation()
+
+
+def read_profiles(path: Path, objectives: Iterable[str], policies: Iterable[str]) -> ProfileFile:
+    """The profiles in ``path``, with every name in them checked against the family.
+
+    A misspelt objective is refused: a floor that is silently ignored would protect nobody. Raises ProfileError.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ProfileError(
+            f"no profiles at '{path}'. Measure the family with 'mopo-eval run', which proposes some, "
+            "or name a file with --profiles."
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ProfileError(f"cannot read profiles from '{path}': {error}") from error
+    try:
+        parsed = ProfileFile.model_validate(content or {})
+    except ValidationError as error:
+        raise ProfileError(f"'{path}': {first_problem(error)}") from error
+    known, ids = set(objectives), set(policies)
+    for name, profile in parsed.profiles.items():
+        check_names(profile, known, ids, where=f"'{path}': profile '{name}'")
+    check_floor_names(parsed.organisation.floors, known, where=f"'{path}': organisation")
+    return parsed
+
+
+def check_names(profile: ThresholdProfile, objectives: set[str], policies: set[str], *, where: str) -> None:
+    """Raise ProfileError if ``profile`` names an objective or policy that the family does not have."""
+    if profile.primary not in objectives:
+        raise ProfileError(
+            f"{where}: primary '{profile.primary}' is not an objective of this family; known: {', '.join(sorted(objectives))}"
+        )
+    check_floor_names(profile.floors, objectives, where=where)
+    if profile.on_infeasible not in {"reject", "closest"} | policies:
+        raise ProfileError(
+            f"{where}: on_infeasible '{profile.on_infeasible}' is neither 'reject', 'closest' nor a policy of this family"
+        )
+
+
+def check_floor_names(floors: Floors, objectives: set[str], *, where: str) -> None:
+    """Raise ProfileError if a floor is on an objective that the family does not have."""
+    for name in floors:
+        if name.removesuffix(".win_rate") not in objectives:
+            raise ProfileError(
+                f"{where}: floor on '{name}', which is not an objective of this family; known: {', '.join(sorted(objectives))}"
+            )
+
+
+def write_profiles(path: Path, profiles: ProfileFile, comment: str) -> None:
+    """Write ``profiles`` as YAML under a ``comment`` line."""
+    body: dict[str, Any] = profiles.model_dump(exclude_defaults=True)
+    write_whole(path, f"# {comment}\n" + yaml.safe_dump(body, sort_keys=False))

@@ -1,0 +1,75 @@
+"""Scorecards: the latest measured scores of each policy, one JSON file per policy.
+
+Reads and writes them; how the numbers are made is in ``intervals`` and ``measure``.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mopo_train.errors import FamilyError
+from mopo_train.family import ObjectiveName, PolicyFamily, PolicyId, UnitScore, first_problem, write_whole
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Estimate(_Model):
+    """A mean over prompts with its uncertainty."""
+
+    mean: UnitScore
+    low: UnitScore
+    """Lower end of the two-sided interval, clustered by prompt."""
+    high: UnitScore
+    certified_low: UnitScore
+    """One-sided lower bound that holds for all policies and objectives of the family at once."""
+    n: int = Field(ge=1)
+    """Prompts measured."""
+
+
+class ObjectiveScore(Estimate):
+    """The judge's score on one objective."""
+
+    judge: str
+    """Dotted name or configuration name of the judge."""
+    win_rate: Estimate
+    """Against ``reference`` on the same prompts, ties counted half."""
+
+
+class Scorecard(_Model):
+    """The contents of ``scorecards/<policy>.json``."""
+
+    policy: PolicyId
+    run: str
+    """Name of the evaluation under ``evaluation/`` that produced it."""
+    confidence: float = Field(gt=0, lt=1)
+    objectives: dict[ObjectiveName, ObjectiveScore]
+
+
+def read_scorecards(root: Path, family: PolicyFamily) -> dict[str, Scorecard]:
+    """Scorecard per policy id in the family's order; policies that were not measured are absent."""
+    cards = {}
+    for policy in family.policies:
+        path = root / "scorecards" / f"{policy.id}.json"
+        if not path.is_file():
+            continue
+        try:
+            card = Scorecard.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise FamilyError(
+                f"'{path}' is not a scorecard: {first_problem(error)}. Measure the family again with 'mopo-eval run {root}'."
+            ) from error
+        if card.policy != policy.id or not set(card.objectives) <= set(family.objectives):
+            raise FamilyError(
+                f"'{path}' belongs to another policy or family; measure again with 'mopo-eval run {root}'."
+            )
+        cards[policy.id] = card
+    return cards
+
+
+def write_scorecards(root: Path, cards: Sequence[Scorecard]) -> None:
+    """Write every card, each by rename."""
+    for card in cards:
+        write_whole(root / "scorecards" / f"{card.policy}.json", card.model_dump_json(indent=2) + "\n")

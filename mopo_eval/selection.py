@@ -1,0 +1,161 @@
+"""Which policy a threshold profile selects: pure decisions over measured scores.
+
+A floor holds for a policy when the policy's ``certified_low`` clears it, so the decision stays valid for
+floors that somebody chose after seeing the scores. No files, clocks or sockets here.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from mopo_eval.profiles import Floors, ThresholdProfile
+from mopo_eval.scorecards import Scorecard
+
+
+class PolicyMargins(NamedTuple):
+    """How far one policy clears each floor."""
+
+    id: str
+    certified: dict[str, float | None]
+    """Certified lower bound that each floor is held against; None where it was not measured."""
+    margins: dict[str, float | None]
+    """``certified`` minus the effective floor."""
+    meets: bool
+    """True if every floor and the primary were measured and every floor holds."""
+    primary: float | None
+    """Measured mean on the profile's primary objective."""
+
+    @property
+    def worst(self) -> float:
+        """The smallest margin; minus infinity if something was not measured."""
+        if self.primary is None or any(margin is None for margin in self.margins.values()):
+            return float("-inf")
+        return min((margin for margin in self.margins.values() if margin is not None), default=0.0)
+
+
+class Selection(NamedTuple):
+    """The policy that serves a profile, and why."""
+
+    policy: str | None
+    """None: the profile is infeasible and no fallback is allowed."""
+    feasible: bool
+    """True if ``policy`` holds every effective floor."""
+    floors: Floors
+    """Effective floors."""
+    policies: list[PolicyMargins]
+    """Every policy, by id."""
+    closest: str | None
+    """The policy with the smallest largest violation; None if none was measured."""
+    reason: str
+    """One sentence for the person who asks why."""
+
+
+def effective_floors(*layers: Floors) -> Floors:
+    """The largest floor that any layer (organisation, key, profile, request) asks for, per name."""
+    floors: Floors = {}
+    for layer in layers:
+        for name, floor in layer.items():
+            floors[name] = max(floor, floors.get(name, 0.0))
+    return floors
+
+
+def certified_bound(card: Scorecard | None, floor_name: str) -> float | None:
+    """``certified_low`` that a floor called ``floor_name`` is held against; None where not measured."""
+    objective, _, metric = floor_name.partition(".")
+    score = card.objectives.get(objective) if card else None
+    if score is None:
+        return None
+    return score.win_rate.certified_low if metric == "win_rate" else score.certified_low
+
+
+def best_attainable(cards: Iterable[Scorecard], floor_names: Iterable[str]) -> dict[str, float | None]:
+    """The largest certified bound of any policy per floor name: no profile can ask for more."""
+    known = list(cards)
+    best: dict[str, float | None] = {}
+    for name in floor_names:
+        bounds = [bound for card in known if (bound := certified_bound(card, name)) is not None]
+        best[name] = max(bounds, default=None)
+    return best
+
+
+def holds(card: Scorecard | None, floors: Floors) -> bool:
+    """True if the card's certified bounds clear every one of ``floors``."""
+    return all((bound := certified_bound(card, name)) is not None and bound >= floor for name, floor in floors.items())
+
+
+def policy_margins(policy: str, card: Scorecard | None, floors: Floors, primary: str) -> PolicyMargins:
+    """How far ``policy`` clears each of ``floors``."""
+    bounds = {name: certified_bound(card, name) for name in floors}
+    margins = {name: None if bound is None else bound - floors[name] for name, bound in bounds.items()}
+    score = card.objectives.get(primary) if card else None
+    return PolicyMargins(
+        id=policy,
+        certified=bounds,
+        margins=margins,
+        meets=score is not None and holds(card, floors),
+        primary=None if score is None else score.mean,
+    )
+
+
+def select(
+    profile: ThresholdProfile,
+    cards: Mapping[str, Scorecard | None],
+    binding: Floors | None = None,
+    requested: Floors | None = None,
+) -> Selection:
+    """The policy that serves ``profile``, of the family whose ``cards`` are given by policy id (None: not measured).
+
+    Among the policies that hold every effective floor the greatest mean on the primary wins, ties by id.
+    ``binding`` are the organisation's and the key's floors, which every fallback must hold too;
+    ``requested`` are floors stated in the request. Where no policy holds every floor,
+    ``profile.on_infeasible`` decides.
+    """
+    binding = binding or {}
+    floors = effective_floors(binding, profile.floors, requested or {})
+    table = [policy_margins(policy, cards[policy], floors, profile.primary) for policy in sorted(cards)]
+    measured = [row for row in table if row.worst > float("-inf")]
+    closest = min(measured, key=_distance, default=None)
+    meeting = [row for row in table if row.meets]
+    if meeting:
+        best = min(meeting, key=lambda row: (-(row.primary or 0.0), row.id))
+        among = (
+            f"of the {len(meeting)} policies that hold every floor" if floors else "of all policies; no floor is set"
+        )
+        reason = f"{best.id} has the greatest {profile.primary}, {best.primary:.3f}, {among}"
+        return Selection(best.id, True, floors, table, closest.id if closest else None, reason)
+    allowed = [row for row in measured if holds(cards[row.id], binding)]
+    policy, outcome = _fallback(profile, allowed)
+    if closest:
+        cause = _shortfall(closest)
+    else:
+        missing = sorted({name.partition(".")[0] for name in floors} | {profile.primary})
+        cause = f"no policy was measured on {', '.join(missing)}"
+    return Selection(policy, False, floors, table, closest.id if closest else None, f"{cause}; {outcome}")
+
+
+def _fallback(profile: ThresholdProfile, allowed: list[PolicyMargins]) -> tuple[str | None, str]:
+    """What ``profile.on_infeasible`` makes of the policies that hold the organisation's and the key's floors."""
+    if profile.on_infeasible == "reject":
+        return None, "the profile rejects what it cannot hold"
+    if profile.on_infeasible == "closest":
+        best = min(allowed, key=_distance, default=None)
+        if best is None:
+            return None, "no policy holds the organisation's and the key's floors"
+        return best.id, f"serving the closest policy that is allowed, {best.id}"
+    if profile.on_infeasible in {row.id for row in allowed}:
+        return profile.on_infeasible, f"serving the profile's fallback {profile.on_infeasible}"
+    return None, f"the fallback {profile.on_infeasible} does not hold the organisation's and the key's floors"
+
+
+def _distance(row: PolicyMargins) -> tuple[float, float, str]:
+    """Smallest for the policy with the smallest largest violation; then the greater primary, then the id."""
+    return -row.worst, -(row.primary or 0.0), row.id
+
+
+def _shortfall(row: PolicyMargins) -> str:
+    """Which floors the closest policy misses, and by how much."""
+    missed = [
+        f"{name} {row.certified[name]:.3f} < {row.certified[name] - margin:.3f}"  # type: ignore[operator]
+        for name, margin in row.margins.items()
+        if margin is not None and margin < 0
+    ]
+    return f"no policy holds every floor: the closest, {row.id}, misses {', '.join(missed)}"

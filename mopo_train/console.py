@@ -1,0 +1,93 @@
+"""What every command shares: exit statuses, messages and progress on stderr, JSON on stdout."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from mopo_train.errors import MopoError
+
+
+class CommandGroup(click.Group):
+    """A group that turns an error which a user can fix into its message and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; no traceback for a ``MopoError``."""
+        try:
+            return super().invoke(ctx)
+        except MopoError as error:
+            click.echo(f"{ctx.info_name}: {error}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo(f"{ctx.info_name}: interrupted; repeat the command to continue", err=True)
+            ctx.exit(130)
+
+
+def say(message: str) -> None:
+    """A line for the person who watches, on stderr."""
+    click.echo(message, err=True)
+
+
+def print_json(value: Any) -> None:
+    """``value`` as one JSON document on stdout; refuses NaN, which is not JSON."""
+    click.echo(json.dumps(value, allow_nan=False, indent=2))
+
+
+@contextmanager
+def progress(title: str, total: int, done: int = 0) -> Iterator["ProgressLine"]:
+    """A progress bar on stderr with time left; plain lines where stderr is no terminal."""
+    line = ProgressLine(title, total, done)
+    with line.shown():
+        yield line
+
+
+class ProgressLine:
+    """Counts finished pieces of work towards ``total``."""
+
+    def __init__(self, title: str, total: int, done: int) -> None:
+        self.title, self.total, self.done = title, total, done
+        self._bar: Any = None
+        self._task: Any = None
+        self._told = done
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the bar while the block runs."""
+        if not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as self._bar:
+            self._task = self._bar.add_task(self.title, total=self.total, completed=self.done)
+            yield
+        self._bar = None
+
+    def advance(self, pieces: int = 1, note: str = "") -> None:
+        """``pieces`` more are done; ``note`` (loss, policy) is shown beside the title."""
+        self.done += pieces
+        if self._bar is not None:
+            description = f"{self.title}  {note}" if note else self.title
+            self._bar.update(self._task, completed=self.done, description=description)
+        elif self.done - self._told >= max(1, self.total // 5) or self.done == self.total:
+            self._told = self.done
+            say(f"{self.title}: {self.done}/{self.total}" + (f"  {note}" if note else ""))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """A table on stdout, wide enough for its content even when stdout is no terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
