@@ -78,12 +78,14 @@ def check_names(profile: ThresholdProfile, objectives: set[str], policies: set[s
     """Raise ProfileError if ``profile`` names an objective or policy that the family does not have."""
     if profile.primary not in objectives:
         raise ProfileError(
-            f"{where}: primary '{profile.primary}' is not an objective of this family; known: {', '.join(sorted(objectives))}"
+            f"{where}: primary '{profile.primary}' is not an objective of this family; "
+            f"known: {', '.join(sorted(objectives))}"
         )
     check_floor_names(profile.floors, objectives, where=where)
     if profile.on_infeasible not in {"reject", "closest"} | policies:
         raise ProfileError(
-            f"{where}: on_infeasible '{profile.on_infeasible}' is neither 'reject', 'closest' nor a policy of this family"
+            f"{where}: on_infeasible '{profile.on_infeasible}' is neither 'reject', 'closest' "
+            "nor a policy of this family"
         )
 
 
@@ -92,7 +94,8 @@ def check_floor_names(floors: Floors, objectives: set[str], *, where: str) -> No
     for name in floors:
         if name.removesuffix(".win_rate") not in objectives:
             raise ProfileError(
-                f"{where}: floor on '{name}', which is not an objective of this family; known: {', '.join(sorted(objectives))}"
+                f"{where}: floor on '{name}', which is not an objective of this family; "
+                f"known: {', '.join(sorted(objectives))}"
             )
 
 

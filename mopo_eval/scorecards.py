@@ -59,7 +59,8 @@ def read_scorecards(root: Path, family: PolicyFamily) -> dict[str, Scorecard]:
             card = Scorecard.model_validate_json(path.read_bytes())
         except ValidationError as error:
             raise FamilyError(
-                f"'{path}' is not a scorecard: {first_problem(error)}. Measure the family again with 'mopo-eval run {root}'."
+                f"'{path}' is not a scorecard: {first_problem(error)}. "
+                f"Measure the family again with 'mopo-eval run {root}'."
             ) from error
         if card.policy != policy.id or not set(card.objectives) <= set(family.objectives):
             raise FamilyError(
