@@ -1,0 +1,33 @@
+# make demo   set up .venv, then data -> policies -> measurement -> serving, end to end
+# make test   set up .venv, then lint, types and every test
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint setup dashboard clean
+.DEFAULT_GOAL := demo
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt scripts/setup.py
+	$(PYTHON) scripts/setup.py
+	@touch $@
+
+# DATA=pairs.jsonl MODEL=directory-or-hub-name [PROMPTS=prompts.jsonl] [JUDGES=judges.yaml] [OUT=runs/mine]
+demo: $(READY)
+	@$(BIN)/python scripts/demo.py $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") \
+		$(if $(PROMPTS),--prompts "$(PROMPTS)") $(if $(JUDGES),--judges "$(JUDGES)") $(if $(OUT),--out "$(OUT)")
+
+dashboard: $(READY)
+	$(BIN)/mopo-dashboard $(or $(OUT),runs/demo)/family
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: $(READY) lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf runs .mypy_cache .ruff_cache .pytest_cache
