@@ -13,9 +13,10 @@ $(READY): pyproject.toml constraints.txt scripts/setup.py
 	$(PYTHON) scripts/setup.py
 	@touch $@
 
-# DATA=pairs.jsonl MODEL=directory-or-hub-name [PROMPTS=prompts.jsonl] [JUDGES=judges.yaml] [OUT=runs/mine]
+# DATA=pairs.jsonl MODEL=directory-or-hub-name [PRIMARY=helpfulness] [PROMPTS=prompts.jsonl] [JUDGES=judges.yaml] [OUT=runs/mine]
 demo: $(READY)
 	@$(BIN)/python scripts/demo.py $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") \
+		$(if $(PRIMARY),--primary "$(PRIMARY)") \
 		$(if $(PROMPTS),--prompts "$(PROMPTS)") $(if $(JUDGES),--judges "$(JUDGES)") $(if $(OUT),--out "$(OUT)")
 
 dashboard: $(READY)

