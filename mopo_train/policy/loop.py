@@ -1,0 +1,160 @@
+"""transformers' ``Trainer`` on batches planned in advance: deterministic, resumable, with our progress line.
+
+The plan fixes which rows every step sees, so a run that is killed and continued from a checkpoint makes
+the same steps. Checkpoints are taken by the clock: the work lost is bounded whatever a step costs.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler, SequentialSampler
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from mopo_train.console import ProgressLine
+
+Batch = dict[str, Any]
+
+
+class LoopSettings(NamedTuple):
+    """How to optimise."""
+
+    learning_rate: float
+    warmup: int = 10
+    """Steps over which the learning rate rises from 0."""
+    schedule: str = "cosine"
+    """Name of transformers' schedule after the warm-up."""
+    weight_decay: float = 0.0
+    log_every: int = 10
+    """Steps between rows of the log."""
+    checkpoint_seconds: float = 60.0
+    seed: int = 0
+
+
+class Task(NamedTuple):
+    """What to optimise: a plan of batches, how to build one, and its loss."""
+
+    plan: Sequence[Any]
+    """One entry per step."""
+    build: Callable[[Any], Batch]
+    """Tensors of a batch from its entry."""
+    loss: Callable[[PreTrainedModel, Batch], Tensor]
+    """Scalar."""
+    measures: Callable[[], Mapping[str, float]] = dict
+    """Further columns of a row of the log, over the steps since the last one."""
+
+
+def optimise(
+    model: PreTrainedModel, task: Task, settings: LoopSettings, work: Path, line: ProgressLine
+) -> list[dict[str, float]]:
+    """Train ``model`` in place through the plan, continuing from the last whole checkpoint in ``work``.
+
+    Returns the log: one row per ``log_every`` steps with step, loss and the task's measures.
+    """
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        max_steps=len(task.plan),
+        per_device_train_batch_size=1,  # an item of the data set is a whole batch
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=min(settings.warmup, len(task.plan) // 2),
+        weight_decay=settings.weight_decay,
+        logging_steps=min(settings.log_every, len(task.plan)),
+        save_strategy="no",
+        save_total_limit=1,
+        seed=settings.seed,
+        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        disable_tqdm=True,
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # DataParallel would split the planned batches
+    trainer = _PlannedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=_PlannedBatches(task.plan, task.build),
+        data_collator=_only_item,
+        callbacks=[_Progress(line), _Clock(settings.checkpoint_seconds)],
+    )
+    trainer.task = task
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = last_checkpoint(work)
+    if checkpoint is not None:
+        line.advance(int(checkpoint.name.rpartition("-")[2]), "continued")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return [row for row in trainer.state.log_history if "loss" in row]
+
+
+def last_checkpoint(work: Path) -> Path | None:
+    """The newest whole checkpoint in ``work``; half-written ones are deleted."""
+    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for path in found:
+        try:
+            json.loads((path / "trainer_state.json").read_bytes())  # the last file that Trainer writes
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+            continue
+        return path
+    return None
+
+
+def _only_item(items: list[Batch]) -> Batch:
+    (item,) = items
+    return item
+
+
+class _PlannedBatches(Dataset[Batch]):
+    def __init__(self, plan: Sequence[Any], build: Callable[[Any], Batch]) -> None:
+        self.plan, self.build = plan, build
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.build(self.plan[index])
+
+
+class _PlannedTrainer(Trainer):
+    task: Task
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return SequentialSampler(self.task.plan)
+
+    def compute_loss(self, model: Any, inputs: Batch, *_: Any, **__: Any) -> Tensor:
+        return self.task.loss(model, inputs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs = {"loss": logs["loss"], **self.task.measures()}
+        super().log(logs, start_time)
+
+
+class _Progress(TrainerCallback):
+    def __init__(self, line: ProgressLine) -> None:
+        self.line, self.note = line, ""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self.note = f"loss {logs['loss']:.3f}"
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.line.advance(1, self.note)
+
+
+class _Clock(TrainerCallback):
+    """Asks for a checkpoint when ``seconds`` have passed since the last; none after the last step."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.last = seconds, time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        if state.global_step < state.max_steps and time.monotonic() - self.last >= self.seconds:
+            control.should_save, self.last = True, time.monotonic()
+        return control

@@ -1,0 +1,122 @@
+"""Loading language models and tokenizers from a directory or the hub, with errors that say what to do."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from mopo_train.errors import ModelError
+
+CHAT_TEMPLATE = (
+    "{% if bos_token %}{{ bos_token }}{% endif %}"
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+"""For tokenizers that bring none: a role mark on a line of its own, then the text."""
+
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+def find_model(model: str) -> Path | None:
+    """The directory that ``model`` names, or None if it is a name on the hub.
+
+    Raises ModelError for a path that does not exist or holds no model.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        if not path.is_dir():
+            raise ModelError(f"'{model}' is a file, not a model: give the directory that holds its config.json.")
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"'{model}' is no model: config.json is missing. Give a directory written by save_pretrained, "
+                "for example by 'mopo-train reference'."
+            )
+        if not any(file for pattern in WEIGHTS for file in path.glob(pattern)):
+            raise ModelError(f"'{model}' holds a config.json but no weights ({' or '.join(WEIGHTS)}); copy it again.")
+        return path
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise ModelError(f"there is no model directory '{model}'; check the path.")
+    return None
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``model`` with a chat template, an end and a padding token. Raises ModelError."""
+    source = find_model(model) or model
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # the hub, its cache and every format raise their own kinds
+        raise cannot_load("tokenizer", model, error) from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer of '{model}' has no end-of-sequence token, so answers could not end.")
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(model: str) -> PreTrainedModel:
+    """``model`` for training: float32 on a CPU, bfloat16 weights where CUDA supports them. Raises ModelError."""
+    source = find_model(model) or model
+    _quiet()  # ours shows the steps; theirs would show every file
+    half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    try:
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.bfloat16 if half else torch.float32
+        )
+    except Exception as error:  # see load_tokenizer
+        raise cannot_load("model", model, error) from error
+    return loaded
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write both to ``directory``, ready for transformers and vLLM."""
+    _quiet()
+    model.config.use_cache = True  # training switched it off; generation wants it
+    saved: Any = model
+    saved.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def _quiet() -> None:
+    logs: Any = logging
+    logs.disable_progress_bar()
+
+
+def context_length(model: str) -> int:
+    """Positions of ``model``, prompt and answer together; a large number where its configuration names none."""
+    source = find_model(model) or model
+    try:
+        config: Any = AutoConfig.from_pretrained(source)
+    except Exception as error:  # see load_tokenizer
+        raise cannot_load("configuration", model, error) from error
+    return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 20)
+
+
+def cannot_load(part: str, model: str, error: Exception) -> ModelError:
+    """The error for a ``part`` of ``model`` that transformers could not load, with its reason in one line."""
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    if find_model(model) is None:
+        advice = "It is not a directory here, so it was taken for a name on the hub: check the name and the connection"
+    else:
+        advice = "The directory may be damaged or hold another kind of model: copy or train it again"
+    return ModelError(f"cannot load the {part} of '{model}'. {advice}. ({reason})")
+
+
+def fingerprint(model: str) -> str:
+    """What identifies the contents of ``model``: a digest of a directory's files, or the hub name and its commit."""
+    path = find_model(model)
+    digest = hashlib.sha256()
+    if path is None:
+        config: Any = AutoConfig.from_pretrained(model)
+        digest.update(f"{model}@{getattr(config, '_commit_hash', None)}".encode())
+        return digest.hexdigest()
+    for file in sorted(file for file in path.iterdir() if file.is_file()):
+        digest.update(file.name.encode())
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,202 @@
+"""Supervised fine-tuning: the reference policy, from a given model or from scratch.
+
+From scratch means a small Llama and a byte-level BPE tokenizer trained on the examples. Only response
+tokens are learned, the end-of-sequence token among them. Not covered: several machines.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from mopo_train.console import progress, say
+from mopo_train.errors import DataError, FamilyError
+from mopo_train.policy.loop import Batch, LoopSettings, Task, optimise
+from mopo_train.policy.models import CHAT_TEMPLATE, context_length, fingerprint, load_model, load_tokenizer, save_model
+from mopo_train.policy.tokens import (
+    Encoded,
+    TokenBatch,
+    collate,
+    encode_prompts,
+    encode_responses,
+    join,
+    length_buckets,
+    token_log_probabilities,
+)
+
+SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>")
+
+
+class Example(NamedTuple):
+    """A conversation and the answer to learn."""
+
+    messages: list[dict[str, str]]
+    response: str
+
+
+class ReferenceConfig(NamedTuple):
+    """How to train; the fields from ``hidden_size`` on matter only from scratch."""
+
+    steps: int = 400
+    batch_size: int = 16
+    learning_rate: float | None = None
+    """None: 3e-3 from scratch, 2e-5 for a given model."""
+    seed: int = 0
+    max_length: int = 512
+    """Tokens of prompt and response together; the end of a longer response is cut off."""
+    checkpoint_seconds: float = 60.0
+    hidden_size: int = 256
+    layers: int = 4
+    heads: int = 4
+    """Hidden size per head should be 32, 64, 80, 96 or 128: vLLM supports these everywhere."""
+    vocab_size: int = 2048
+    positions: int = 2048
+    """Longest context of the new model."""
+
+
+def fit_reference(examples: Sequence[Example], out: Path, config: ReferenceConfig, *, model: str | None) -> None:
+    """Train on ``examples`` and write model and tokenizer to ``out``, which is whole or absent.
+
+    ``model``: a directory or a hub name to begin with; None trains a small model from scratch. Killed and called
+    again with the same arguments, it continues. Raises DataError, ModelError, or FamilyError if ``out`` is not empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FamilyError(f"'{out}' exists already; delete it or give another directory.")
+    if not examples:
+        raise DataError("there is no response to learn from; give data with at least one pair.")
+    work = out.parent / f".{out.name}.partial"
+    _open_work(work, _identity(examples, config, model))
+    tokenizer = load_tokenizer(model) if model else train_tokenizer(examples, config.vocab_size)
+    limit = min(config.max_length, context_length(model) if model else config.positions)
+    rows = _encode(examples, tokenizer, limit)
+    torch.manual_seed(config.seed)
+    network = load_model(model) if model else new_model(tokenizer, config)
+    _train(network, rows, config, work, learning_rate=config.learning_rate or (2e-5 if model else 3e-3))
+    _write(network, tokenizer, work, out)
+
+
+def train_tokenizer(examples: Sequence[Example], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with the simple chat template: it can encode any text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (text for row in examples for text in (*(part["content"] for part in row.messages), row.response))
+    tokenizer.train_from_iterator(texts, trainer)
+    build: Any = PreTrainedTokenizerFast
+    wrapped: PreTrainedTokenizerFast = build(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        bos_token="<|bos|>",
+        eos_token="<|eos|>",
+        additional_special_tokens=["<|system|>", "<|user|>", "<|assistant|>"],
+        clean_up_tokenization_spaces=False,
+    )
+    wrapped.chat_template = CHAT_TEMPLATE
+    return wrapped
+
+
+def new_model(tokenizer: PreTrainedTokenizerBase, config: ReferenceConfig) -> LlamaForCausalLM:
+    """An untrained Llama; torch's global generator draws its weights."""
+    build: Any = LlamaForCausalLM
+    network: LlamaForCausalLM = build(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=-(-config.hidden_size * 8 // 3 // 32) * 32,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            max_position_embeddings=config.positions,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            dtype="float32",
+        )
+    )
+    return network
+
+
+def supervised_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """Mean of -log p over the response tokens of the batch, in nats per token; a scalar."""
+    tokens = TokenBatch(**batch)
+    total = token_log_probabilities(model, tokens).sum()
+    return -total / (tokens.targets != -100).sum()
+
+
+def _encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, limit: int) -> list[Encoded]:
+    prompts = encode_prompts(tokenizer, [row.messages for row in examples], limit)
+    responses = encode_responses(tokenizer, [row.response for row in examples])
+    rows = [join(prompt, response, limit) for prompt, response in zip(prompts, responses, strict=True)]
+    if cut := sum(len(row.response) < len(full) for row, full in zip(rows, responses, strict=True)):
+        say(f"{cut} of {len(rows)} responses are longer than {limit} tokens with their prompt: their end is cut off")
+    return rows
+
+
+def _train(
+    network: PreTrainedModel, rows: list[Encoded], config: ReferenceConfig, work: Path, *, learning_rate: float
+) -> None:
+    generator = np.random.default_rng(config.seed)
+    lengths = [row.length for row in rows]
+    plan: list[list[int]] = []
+    while len(plan) < config.steps:
+        plan += length_buckets(lengths, config.batch_size, generator)
+    task = Task(
+        plan=plan[: config.steps],
+        build=lambda indices: collate([rows[index] for index in indices])._asdict(),
+        loss=supervised_loss,
+    )
+    settings = LoopSettings(
+        learning_rate=learning_rate,
+        warmup=max(1, config.steps // 20),
+        weight_decay=0.01,
+        checkpoint_seconds=config.checkpoint_seconds,
+        seed=config.seed,
+    )
+    with progress("reference", config.steps) as line:
+        optimise(network, task, settings, work, line)
+
+
+def _identity(examples: Sequence[Example], config: ReferenceConfig, model: str | None) -> str:
+    digest = hashlib.sha256(json.dumps([config._asdict(), model and fingerprint(model)]).encode())
+    for row in examples:
+        digest.update(json.dumps([row.messages, row.response]).encode())
+    return digest.hexdigest()
+
+
+def _open_work(work: Path, identity: str) -> None:
+    """Keep the checkpoints in ``work`` if they belong to this very training; otherwise begin afresh."""
+    mark = work / "identity"
+    if work.exists() and not (mark.is_file() and mark.read_text(encoding="utf-8") == identity):
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    mark.write_text(identity, encoding="utf-8")
+
+
+def _write(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: Path, out: Path) -> None:
+    whole = work / "model"
+    shutil.rmtree(whole, ignore_errors=True)
+    save_model(network, tokenizer, whole)
+    if out.exists():
+        out.rmdir()
+    whole.rename(out)
+    shutil.rmtree(work)

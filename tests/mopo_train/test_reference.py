@@ -1,0 +1,130 @@
+"""Supervised fine-tuning from scratch, from a directory, and what it refuses."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mopo_train.errors import DataError, FamilyError, ModelError
+from mopo_train.policy.models import CHAT_TEMPLATE
+from mopo_train.reference import Example, ReferenceConfig, fit_reference
+
+TINY = ReferenceConfig(steps=4, hidden_size=32, layers=1, heads=1, vocab_size=300, max_length=64, positions=128)
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def examples() -> list[Example]:
+    return [
+        Example([{"role": "user", "content": f"Name {colour} {thing}."}], f"A {thing} can be {colour}.")
+        for colour, thing in itertools.product(["red", "blue", "green"], ["door", "sea", "leaf", "cup"])
+    ]
+
+
+def test_it_learns_to_answer_and_to_stop(tmp_path: Path) -> None:
+    rows = [Example([{"role": "user", "content": "Say it."}], "Yes, gladly.")] * 8
+    fit_reference(rows, tmp_path / "base", TINY._replace(steps=40, batch_size=4, learning_rate=0.01), model=None)
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "base")
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    prompt = tokenizer.apply_chat_template(
+        rows[0].messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    answer = model.generate(**prompt, do_sample=False, max_new_tokens=20)[0, prompt["input_ids"].shape[1] :]
+    assert answer[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(answer, skip_special_tokens=True) == "Yes, gladly."
+
+
+def test_a_new_tokenizer_gives_back_any_text_and_marks_roles(tmp_path: Path) -> None:
+    fit_reference(examples(), tmp_path / "base", TINY._replace(steps=1), model=None)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    text = "Zażółć  gęślą\n jaźń 🙂 'quoted' ."
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    talk = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
+    assert tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True) == (
+        "<|bos|><|user|>\nHi.\n<|assistant|>\nHello.<|eos|>\n<|assistant|>\n"
+    )
+    assert len({tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id}) == 3
+
+
+def test_a_given_model_is_trained_further_and_gets_a_chat_template(tmp_path: Path) -> None:
+    fit_reference(examples(), tmp_path / "first", TINY._replace(steps=1), model=None)
+    (tmp_path / "first" / "chat_template.jinja").unlink()
+    fit_reference(examples(), tmp_path / "second", TINY._replace(learning_rate=0.01), model=str(tmp_path / "first"))
+    assert AutoTokenizer.from_pretrained(tmp_path / "second").chat_template == CHAT_TEMPLATE
+    before = load_file(tmp_path / "first" / "model.safetensors")
+    after = load_file(tmp_path / "second" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["model.norm.weight"], after["model.norm.weight"])
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
+        fit_reference(examples(), tmp_path / name, TINY._replace(seed=seed), model=None)
+    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_a_killed_training_continues_to_the_same_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = TINY._replace(steps=60, checkpoint_seconds=0)
+    out = tmp_path / "killed"
+    code = f"""
+from pathlib import Path
+from tests.mopo_train.test_reference import ReferenceConfig, examples, fit_reference
+fit_reference(examples(), Path({str(out)!r}), {config!r}, model=None)
+"""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("reference: 24/"):
+                process.send_signal(signal.SIGKILL)
+                break
+    assert not out.exists()
+    assert list(tmp_path.glob(".killed.partial/checkpoint-*"))
+    fit_reference(examples(), out, config, model=None)
+    assert "continued" in capsys.readouterr().err
+    fit_reference(examples(), tmp_path / "whole", config._replace(checkpoint_seconds=60), model=None)
+    assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_it_refuses_to_overwrite(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(FamilyError, match="exists already"):
+        fit_reference(examples(), tmp_path, TINY, model=None)
+
+
+def test_it_refuses_paths_that_are_no_model(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "weightless").mkdir()
+    (tmp_path / "weightless" / "config.json").write_text("{}", encoding="utf-8")
+    for name, problem in [
+        ("missing", "no model directory"),
+        ("file", "is a file"),
+        ("empty", "config.json is missing"),
+        ("weightless", "no weights"),
+    ]:
+        with pytest.raises(ModelError, match=problem):
+            fit_reference(examples(), tmp_path / "out", TINY, model=str(tmp_path / name))
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_refuses_no_examples_long_prompts_and_empty_responses(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no response to learn from"):
+        fit_reference([], tmp_path / "out", TINY, model=None)
+    long = Example([{"role": "user", "content": "word " * 300}], "Too much.")
+    with pytest.raises(DataError, match="1 of 13 prompts leave no room.*limit is 64"):
+        fit_reference([*examples(), long], tmp_path / "out", TINY, model=None)
+    with pytest.raises(DataError, match="1 of 13 responses have no tokens"):
+        fit_reference(
+            [*examples(), Example([{"role": "user", "content": "Hi"}], "")], tmp_path / "out", TINY, model=None
+        )
