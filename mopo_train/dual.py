@@ -1,0 +1,233 @@
+"""Floors to multipliers: the exact dual of "maximise one objective, hold the others above floors".
+
+`solve` finds the multipliers for given floors, `tilt` evaluates given multipliers. Both return a `Solution`: the
+density ratio that a policy should follow and the values predicted for it (design section 2, per-prompt form).
+Predictions are as good as the win rates: exact on them, optimistic where these are noisy.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.optimize
+
+from mopo_train.errors import DataError, FloorError
+from mopo_train.family import check_floors
+from mopo_train.feasibility import attainable_values, nearest_feasible
+from mopo_train.interior import solve_robust, tilt_robust
+from mopo_train.robust import lower_value, radii
+from mopo_train.tilting import (
+    Problem,
+    covariances,
+    make_problem,
+    prompt_values,
+    quality,
+    scores,
+    tilt_scores,
+    values_by_prompt,
+)
+from mopo_train.winrates import UNLABELLED_RATE, FloatArray, WinRates
+
+LARGEST_MULTIPLIER = 1e6
+"""A dual that wants more has no finite optimum for practical purposes."""
+PRECISION = 1e-10
+"""Largest violation of the optimality conditions of an accepted solution."""
+EDGE = 1e-6
+"""A floor beyond the attainable value by no more than this counts as met."""
+MARGIN = 1e-7
+"""Floors at the very edge of what can be attained are met to within this: there the multipliers stay finite."""
+
+
+class Solution(NamedTuple):
+    """The optimum for given floors, or the tilt for given multipliers. Values are data win rates."""
+
+    floors: dict[str, float]
+    """As asked; for `tilt` the (robust) values attained."""
+    multipliers: dict[str, float]
+    """One per floor, >= 0; 0 where the floor does not bind."""
+    ratio: FloatArray
+    """(Y,) policy / reference; averages to 1 over each prompt's responses."""
+    score: FloatArray
+    """(Y,) s_lambda(x, y), with the robust t_k(x) folded in; the policy is proportional to reference exp(score / tau)."""
+    predicted: dict[str, float]
+    """Plain mean over the labelled prompts, for every objective."""
+    predicted_low: dict[str, float]
+    """Worst reweighting of the prompts within the KL ball; equals ``predicted`` at epsilon 0."""
+    kl: float
+    """Nats, mean over prompts."""
+    ess: float
+    """In (0, 1], mean over prompts."""
+    feasible: bool
+    """False: no policy meets ``floors``; everything else belongs to ``nearest_floors``."""
+    nearest_floors: dict[str, float]
+    """Equal to ``floors`` when feasible."""
+
+
+def solve(
+    rates: WinRates, *, primary: str, floors: Mapping[str, float], tau: float, epsilon: float | None = None
+) -> Solution:
+    """Maximise ``primary`` - tau KL subject to the floors; exact to about 1e-9 on the given win rates.
+
+    ``epsilon`` is the KL radius of the robust floors; 0 is the plain mean, None the default of `robust.radii`.
+    Infeasible floors give ``feasible`` False and the solution for the nearest feasible ones (smallest largest
+    shortfall). A floor within 1e-6 of what is attainable counts as met. Raises FloorError for unknown
+    objectives and floors outside [0, 1], DataError for an objective without labels.
+    """
+    check_floors(floors, list(rates.objectives))
+    radius = _checked(rates, primary, list(floors), tau, epsilon)
+    problem = make_problem(rates, primary, list(floors), tau)
+    bounds = np.array(list(floors.values()), dtype=np.float64)
+    reach = radius[[rates.column(name) for name in floors]]
+    weights = _optimum(problem, bounds, reach)
+    if weights is not None:
+        return _solution(rates, problem, weights, radius, floors)
+    nearest = nearest_feasible(problem, bounds, reach)
+    weights = _optimum(problem, np.minimum(bounds, nearest.values) - MARGIN, reach)
+    if weights is None:
+        raise FloorError(
+            f"the dual for the floors {dict(floors)} did not converge at tau = {tau:g}; "
+            "use a larger tau, or floors further from the attainable values."
+        )
+    solution = _solution(rates, problem, weights, radius, floors)
+    if nearest.shortfall <= EDGE:
+        return solution
+    close = {name: float(min(floors[name], value)) for name, value in zip(floors, nearest.values, strict=True)}
+    return solution._replace(feasible=False, nearest_floors=close)
+
+
+def tilt(
+    rates: WinRates, *, primary: str, multipliers: Mapping[str, float], tau: float, epsilon: float | None = None
+) -> Solution:
+    """The optimum for given multipliers >= 0; its floors are the (robust) values that it attains.
+
+    Solving for those floors gives the same policy back: every such tilt is a point of the front.
+    """
+    for name, multiplier in multipliers.items():
+        if not (np.isfinite(multiplier) and multiplier >= 0):
+            raise FloorError(f"multiplier {name}={multiplier} must be a finite number >= 0")
+    radius = _checked(rates, primary, list(multipliers), tau, epsilon)
+    problem = make_problem(rates, primary, list(multipliers), tau)
+    given = np.array(list(multipliers.values()), dtype=np.float64)
+    reach = radius[[rates.column(name) for name in multipliers]]
+    weights = tilt_robust(problem, given, reach) if (reach > 0).any() else given
+    solution = _solution(rates, problem, weights, radius, {})
+    attained = {name: solution.predicted_low[name] for name in multipliers}
+    exact = {name: float(value) for name, value in multipliers.items()}
+    return solution._replace(floors=attained, nearest_floors=attained, multipliers=exact)
+
+
+def attainable(rates: WinRates, epsilon: float | None = None) -> dict[str, float]:
+    """Largest value that any policy attains, per objective; robust with the same ``epsilon`` as in `solve`."""
+    return attainable_values(rates, radii(rates.labelled.sum(axis=0), epsilon))
+
+
+def infeasible_message(solution: Solution, largest: Mapping[str, float]) -> str:
+    """Why no policy meets the floors, and which floors to ask for instead."""
+
+    def listed(values: Mapping[str, float]) -> str:
+        return ", ".join(f"{name}={np.floor(value * 1e4) / 1e4:.4f}" for name, value in values.items())
+
+    return (
+        f"no policy meets the floors {listed(solution.floors)} (data win rate). "
+        f"Attainable one at a time: {listed({name: largest[name] for name in solution.floors})}. "
+        f"Nearest feasible floors: {listed(solution.nearest_floors)}."
+    )
+
+
+def _checked(
+    rates: WinRates, primary: str, constrained: Sequence[str], tau: float, epsilon: float | None
+) -> FloatArray:
+    """(K,) radius per objective. Raises for arguments that cannot be used."""
+    if not (np.isfinite(tau) and tau > 0):
+        raise FloorError(f"tau = {tau} cannot be used; it is the weight of the KL divergence and must be > 0")
+    counts = rates.labelled.sum(axis=0)
+    for name in (primary, *constrained):
+        if counts[rates.column(name)] == 0:
+            raise DataError(f"no row carries a label on '{name}', so it can be neither the primary nor have a floor")
+    return radii(counts, epsilon)
+
+
+def _optimum(problem: Problem, bounds: FloatArray, radius: FloatArray) -> FloatArray | None:
+    """Multipliers (m,), or (m, P) where robust, for floors ``bounds``; None without a finite optimum."""
+    if len(bounds) == 0:
+        return np.zeros(0)
+    start = solve_plain(problem, bounds)
+    if start is None or not (radius > 0).any():
+        return start
+    return solve_robust(problem, bounds, radius, start)
+
+
+def solve_plain(problem: Problem, bounds: FloatArray) -> FloatArray | None:
+    """(m,) minimiser over multipliers >= 0 of tau mean log E exp(s / tau) - sum_k lambda_k n_k / N b_k.
+
+    L-BFGS-B finds the neighbourhood and the active set, Newton's method with the exact Hessian (the mean covariance
+    of the win rates under the policy, divided by tau) the optimum to `PRECISION`. None without a finite one.
+    """
+    part = problem.counts / problem.prompts  # (m,) share of the prompts that are labelled
+
+    def value_and_slope(multipliers: FloatArray) -> tuple[float, FloatArray]:
+        tilted = tilt_scores(problem, scores(problem, multipliers))
+        slope = prompt_values(problem, tilted.share).sum(axis=1) / problem.prompts - part * bounds
+        return float(tilted.log_partition.mean() - multipliers @ (part * bounds)), slope
+
+    found = scipy.optimize.minimize(
+        value_and_slope,
+        np.zeros(len(bounds)),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0.0, LARGEST_MULTIPLIER)] * len(bounds),
+        options={"maxiter": 500, "ftol": 1e-12, "gtol": 1e-7},
+    )
+    multipliers, slope = found.x, value_and_slope(found.x)[1]
+    for _ in range(100):
+        violation = _violation(multipliers, slope)
+        if violation <= PRECISION * part.min():
+            return np.asarray(multipliers)
+        step = _newton_step(problem, multipliers, slope)
+        for halving in range(30):
+            moved = np.clip(multipliers + step * 0.5**halving, 0.0, LARGEST_MULTIPLIER)
+            moved_slope = value_and_slope(moved)[1]
+            if _violation(moved, moved_slope) < violation:
+                break
+        else:
+            return None
+        multipliers, slope = moved, moved_slope
+    return None
+
+
+def _violation(multipliers: FloatArray, slope: FloatArray) -> float:
+    """Largest violation of: slope >= 0, and slope = 0 where the multiplier is positive."""
+    return float(np.where(multipliers > 0, np.abs(slope), np.maximum(-slope, 0.0)).max())
+
+
+def _newton_step(problem: Problem, multipliers: FloatArray, slope: FloatArray) -> FloatArray:
+    """(m,) Newton direction in the multipliers that may move."""
+    tilted = tilt_scores(problem, scores(problem, multipliers))
+    values = prompt_values(problem, tilted.share)
+    hessian = covariances(problem, tilted.share, values).mean(axis=0) / problem.tau
+    free = (multipliers > 0) | (slope < 0)
+    step = np.zeros(len(multipliers))
+    ridge = 1e-13 * max(float(np.trace(hessian)), 1e-280)
+    block = hessian[np.ix_(free, free)] + ridge * np.eye(int(free.sum()))
+    step[free] = -np.linalg.lstsq(block, slope[free], rcond=None)[0]
+    return step
+
+
+def _solution(
+    rates: WinRates, problem: Problem, weights: FloatArray, radius: FloatArray, floors: Mapping[str, float]
+) -> Solution:
+    """Everything that follows from multipliers ``weights``: (m,), or (m, P) where they depend on the prompt."""
+    tilted = tilt_scores(problem, scores(problem, weights))
+    ratio = tilted.share / rates.mass
+    by_prompt = values_by_prompt(rates, tilted.share)  # (K, P)
+    predicted, low, multipliers = {}, {}, {}
+    for k, name in enumerate(rates.objectives):
+        values = by_prompt[k, rates.labelled[:, k]]
+        predicted[name] = float(values.mean()) if len(values) else UNLABELLED_RATE
+        low[name] = lower_value(values, radius[k]).value if len(values) else UNLABELLED_RATE
+    for row, name in enumerate(floors):
+        weight = weights[row]
+        multipliers[name] = float(weight if weight.ndim == 0 else weight[problem.labelled[row]].mean())
+    moved = quality(rates, ratio)
+    asked = {name: float(floor) for name, floor in floors.items()}
+    return Solution(asked, multipliers, ratio, tilted.score, predicted, low, moved.kl, moved.ess, True, dict(asked))

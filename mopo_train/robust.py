@@ -1,0 +1,78 @@
+"""Robust values: the worst reweighting of the prompts within a KL ball (design section 2).
+
+`lower_value` is the bound for one vector of values; `radii` the default radius of the ball. The joint solution for
+multipliers and reweightings is in `interior`. The bound is asymptotic and for a fixed policy: fitting the policy to
+the same data makes it optimistic, and it never falls below the smallest observed value.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.optimize
+import scipy.stats
+
+from mopo_train.errors import FloorError
+from mopo_train.winrates import FloatArray, IntArray
+
+DELTA = 0.05
+"""Error probability of the default one-sided bound."""
+
+
+def radii(counts: IntArray, epsilon: float | None, delta: float = DELTA) -> FloatArray:
+    """KL radius per objective for ``counts`` labelled prompts; ``epsilon`` overrides the default for all.
+
+    The default chi2_1(1 - 2 delta) / (2 n) makes the lower end of the ball an asymptotic one-sided 1 - delta
+    confidence bound for the mean of a fixed policy (Owen's empirical likelihood; Duchi, Glynn, Namkoong 2021).
+    """
+    if epsilon is not None:
+        if not (np.isfinite(epsilon) and epsilon >= 0):
+            raise FloorError(f"epsilon = {epsilon} is not a radius; give a number >= 0 (0 switches the bound off)")
+        return np.full(len(counts), float(epsilon))
+    quantile = float(scipy.stats.chi2.ppf(1 - 2 * delta, df=1))
+    return quantile / (2.0 * np.maximum(counts, 1))
+
+
+class Lower(NamedTuple):
+    """The worst mean within a ball and where it is attained."""
+
+    value: float
+    weights: FloatArray
+    """(n,) worst reweighting t; mean 1."""
+    temperature: float
+    """chi >= 0 with t proportional to exp(-v / chi); 0 where t sits on the smallest values only."""
+
+
+def lower_value(values: FloatArray, epsilon: float) -> Lower:
+    """min over t >= 0 with mean 1 and mean(t log t) <= epsilon of mean(t v), for ``values`` (n,).
+
+    The minimiser is t proportional to exp(-eta v) with mean(t log t) = epsilon, found by a bracketed root search
+    in eta; from radius log(n / ties at the minimum) on, it is uniform on the smallest values.
+    """
+    n, low = len(values), float(values.min())
+    spread = values - low  # >= 0, so exp(-eta * spread) never overflows
+    span = float(spread.max())
+    if epsilon == 0 or span <= 1e-13:
+        return Lower(float(values.mean()), np.ones(n), np.inf)
+    at_minimum = spread <= 1e-13 * max(1.0, span)
+    if epsilon >= np.log(n / np.count_nonzero(at_minimum)) - 1e-12:
+        return Lower(low, at_minimum * (n / np.count_nonzero(at_minimum)), 0.0)
+
+    def reweighting(eta: float) -> FloatArray:
+        weight = np.exp(-eta * spread)
+        return np.asarray(weight / weight.mean())
+
+    def excess(log_eta: float) -> float:
+        eta = float(np.exp(log_eta))
+        t = reweighting(eta)
+        logs = -eta * spread - np.log(np.exp(-eta * spread).mean())  # log t, finite where t underflows
+        return float((t * logs - t + 1).mean()) - epsilon  # mean t = 1; each term >= 0, so nothing cancels
+
+    start = float(np.log(np.sqrt(2 * epsilon / max(float(values.var()), 1e-300))))
+    left, right = start - 1, start + 1
+    while excess(left) > 0:
+        left -= 2
+    while excess(right) < 0 and right < start + 800:
+        right += 2
+    eta = float(np.exp(scipy.optimize.brentq(excess, left, right, xtol=1e-13, rtol=1e-14)))
+    t = reweighting(eta)
+    return Lower(low + float((t * spread).mean()), t, 1 / eta)
