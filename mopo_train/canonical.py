@@ -1,0 +1,155 @@
+"""Canonical rows as memory-mapped Arrow: converted once per content, then found again.
+
+The cache lies with that of `datasets` (HF_DATASETS_CACHE) and is keyed on the content of the data and of the code that
+converts it, so that a changed file or a corrected conversion is never answered from an old result. An entry is whole or
+absent; processes that convert the same file at the same time write the same entry and do not wait for each other.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mopo_train import formats, rows
+from mopo_train.errors import DataError
+from mopo_train.formats import PairFormat, Skipped
+from mopo_train.rows import Comparison, RowError
+from mopo_train.sources import RawRows, Row
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+BATCH = 1000
+KEY_WORDS = 8
+"""64-bit words of a row's four digests, in the order of ``rows.RowKeys``."""
+SAME = "identical responses"
+
+
+class CanonicalRows(NamedTuple):
+    """What one file holds, in canonical form."""
+
+    dataset: "datasets.Dataset"
+    """Memory-mapped; the columns of ``schema``."""
+    skipped: dict[str, int]
+    """Rows left out, by reason."""
+
+
+def schema() -> "pa.Schema":
+    """Columns of the canonical table: the fields of ``Comparison``, the place of the row, and its keys."""
+    import pyarrow as pa
+
+    message = pa.struct([("role", pa.string()), ("content", pa.string())])
+    return pa.schema(
+        [
+            ("prompt", pa.list_(message)),
+            ("response_a", pa.string()),
+            ("response_b", pa.string()),
+            ("objectives", pa.list_(pa.string())),
+            ("labels", pa.list_(pa.float64())),
+            ("weight", pa.float64()),
+            ("annotator", pa.string()),
+            ("group", pa.string()),
+            ("place", pa.int64()),
+            ("keys", pa.list_(pa.uint64(), KEY_WORDS)),
+        ]
+    )
+
+
+def convert(raw: RawRows, source_format: PairFormat, objective: str | None) -> CanonicalRows:
+    """The rows of ``raw`` in canonical form, from the cache where they were converted before. Raises DataError."""
+    import datasets
+
+    root = Path(datasets.config.HF_DATASETS_CACHE) / "mopo"
+    entry = root / _entry_name(raw.key(), source_format.name, objective)
+    if not (entry / "skipped.json").is_file():
+        _write_entry(entry, raw, source_format, objective)
+    dataset = datasets.Dataset.from_file(str(entry / "rows.arrow"))
+    return CanonicalRows(dataset, json.loads((entry / "skipped.json").read_text(encoding="utf-8")))
+
+
+def _entry_name(content: str, source_format: str, objective: str | None) -> str:
+    digest = hashlib.sha256(json.dumps([content, source_format, objective]).encode())
+    for module in (formats.__file__, rows.__file__, __file__):
+        digest.update(Path(module).read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def _write_entry(entry: Path, raw: RawRows, source_format: PairFormat, objective: str | None) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=entry.parent))
+    try:
+        skipped: Counter[str] = Counter()
+        _write_rows(partial / "rows.arrow", comparisons(raw, source_format, objective, skipped))
+        (partial / "skipped.json").write_text(json.dumps(skipped), encoding="utf-8")
+        try:
+            os.rename(partial, entry)
+        except OSError:
+            if not (entry / "skipped.json").is_file():  # otherwise another process was first
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def comparisons(
+    raw: RawRows, source_format: PairFormat, objective: str | None, skipped: Counter[str]
+) -> Iterator[tuple[int, Comparison]]:
+    """Comparisons with the place of their row; what is left out is counted in ``skipped``. Raises DataError."""
+    for place, row in raw.rows():
+        try:
+            item = _convert_row(row, source_format, objective)
+        except RowError as error:
+            raise DataError(f"'{raw.name}' {raw.unit} {place}: {error}.") from error
+        if isinstance(item, Skipped):
+            skipped[item.reason] += 1
+        elif item.response_a == item.response_b:
+            skipped[SAME] += 1
+        else:
+            yield place, item
+
+
+def _convert_row(row: Row, source_format: PairFormat, objective: str | None) -> Comparison | Skipped:
+    if missing := source_format.required - row.keys():
+        other = formats.recognise(row)
+        found = f"it has the columns of {other.name}" if other else f"its columns are {', '.join(row) or 'none'}"
+        raise RowError(
+            f"the file began in the format {source_format.name}, but this row lacks {', '.join(sorted(missing))} "
+            f"({found}). Keep one format in a file; files of different formats are joined by naming each"
+        )
+    return source_format.convert(row, objective)
+
+
+def _write_rows(path: Path, found: Iterable[tuple[int, Comparison]]) -> None:
+    import pyarrow as pa
+
+    columns = schema()
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, columns) as writer:
+        batch: list[dict[str, Any]] = []
+        for place, row in found:
+            batch.append(_record(place, row))
+            if len(batch) == BATCH:
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=columns))
+                batch = []
+        if batch:
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=columns))
+
+
+def _record(place: int, row: Comparison) -> dict[str, Any]:
+    keys = b"".join(rows.row_keys(row))
+    return {
+        "prompt": row.prompt,
+        "response_a": row.response_a,
+        "response_b": row.response_b,
+        "objectives": list(row.preferences),
+        "labels": list(row.preferences.values()),
+        "weight": row.weight,
+        "annotator": row.annotator,
+        "group": row.group,
+        "place": place,
+        "keys": [int.from_bytes(keys[start : start + 8], "little") for start in range(0, len(keys), 8)],
+    }
