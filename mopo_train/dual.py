@@ -48,7 +48,7 @@ class Solution(NamedTuple):
     ratio: FloatArray
     """(Y,) policy / reference; averages to 1 over each prompt's responses."""
     score: FloatArray
-    """(Y,) s_lambda(x, y), with the robust t_k(x) folded in; the policy is proportional to reference exp(score / tau)."""
+    """(Y,) s_lambda(x, y) with the robust t_k(x) folded in; the policy is reference x exp(score / tau), normalised."""
     predicted: dict[str, float]
     """Plain mean over the labelled prompts, for every objective."""
     predicted_low: dict[str, float]

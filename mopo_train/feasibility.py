@@ -122,7 +122,7 @@ def _mix(problem: Problem, policies: list[FloatArray], shares: FloatArray, radiu
 
 
 def _master(matrix: FloatArray, floors: FloatArray) -> _Master:
-    """min z subject to matrix @ shares + z >= floors over distributions ``shares``."""
+    """Min z subject to matrix @ shares + z >= floors over distributions ``shares``."""
     rows, columns = matrix.shape
     cost = np.append(np.zeros(columns), 1.0)
     solved = scipy.optimize.linprog(

@@ -43,7 +43,7 @@ class Lower(NamedTuple):
 
 
 def lower_value(values: FloatArray, epsilon: float) -> Lower:
-    """min over t >= 0 with mean 1 and mean(t log t) <= epsilon of mean(t v), for ``values`` (n,).
+    """Min over t >= 0 with mean 1 and mean(t log t) <= epsilon of mean(t v), for ``values`` (n,).
 
     The minimiser is t proportional to exp(-eta v) with mean(t log t) = epsilon, found by a bracketed root search
     in eta; from radius log(n / ties at the minimum) on, it is uniform on the smallest values.
