@@ -1,0 +1,140 @@
+"""Single answers and judgements of an evaluation, read column by column from Parquet.
+
+Nothing here computes a score: means and intervals are in the scorecards.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dashboards.errors import EvaluationError
+
+
+class Judged(NamedTuple):
+    """What a judge said about one answer."""
+
+    objective: str
+    judge: str
+    score: float | None
+    label: str
+    evidence: str
+
+
+class Answer(NamedTuple):
+    """One policy's answer to one prompt."""
+
+    policy: str
+    sample: int
+    response: str
+    cut_off: bool
+    """True if it ended at the token limit."""
+    judgements: list[Judged]
+
+
+def evaluation_runs(root: Path) -> list[str]:
+    """Names of the evaluations in ``root`` that hold answers, newest first."""
+    files = list((root / "evaluation").glob("*/responses.parquet"))
+    return [path.parent.name for path in sorted(files, key=lambda path: (-path.stat().st_mtime_ns, path.parent.name))]
+
+
+def read_prompts(directory: Path) -> pd.DataFrame:
+    """The prompts of an evaluation, one row each in the order of the file: prompt_id, prompt, category."""
+    path = directory / "responses.parquet"
+    table = _open(path, ["prompt_id", "prompt", "category"], optional={"category"})
+    ids = table.column("prompt_id").combine_chunks()
+    first = pc.index_in(pc.unique(ids), value_set=ids)
+    frame: pd.DataFrame = table.take(first).to_pandas()
+    if "category" not in frame:
+        frame["category"] = ""
+    frame["prompt"] = frame["prompt"].map(prompt_text)
+    frame["category"] = frame["category"].fillna("").astype(str)
+    return frame
+
+
+def find_prompts(prompts: pd.DataFrame, words: str = "", category: str = "") -> pd.DataFrame:
+    """The prompts of ``category`` (any if empty) that contain every one of ``words``, ignoring case."""
+    found = prompts[prompts["category"] == category] if category else prompts
+    for word in words.split():
+        found = found[found["prompt"].str.contains(word, case=False, regex=False)]
+    return found
+
+
+def prompt_text(prompt: Any) -> str:
+    """A prompt as plain text: itself, or ``role: content`` per message of a conversation."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+class AnswerStore:
+    """Answers and judgements of one evaluation, found by prompt.
+
+    Texts stay in Arrow's memory; only the rows of one prompt become Python objects.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Raises EvaluationError if the answers are missing or cannot be read; judgements may be missing."""
+        columns = ["policy", "prompt_id", "sample", "response", "finish_reason"]
+        self._answers = _open(directory / "responses.parquet", columns, optional={"sample", "finish_reason"})
+        self._answer_rows = _rows_by_prompt(self._answers)
+        self._judgements: pa.Table | None = None
+        self._judgement_rows: dict[str, list[int]] = {}
+        path = directory / "judgements.parquet"
+        if path.is_file():
+            columns = ["policy", "prompt_id", "sample", "objective", "judge", "score", "label", "evidence"]
+            self._judgements = _open(path, columns, optional={"sample", "judge", "label", "evidence"})
+            self._judgement_rows = _rows_by_prompt(self._judgements)
+
+    @property
+    def judged(self) -> bool:
+        """True if the evaluation holds judgements."""
+        return self._judgements is not None
+
+    def find(self, prompt_id: str) -> list[Answer]:
+        """Every policy's answers to a prompt, each with its judgements; empty for an unknown prompt."""
+        said: dict[tuple[str, int], list[Judged]] = {}
+        if self._judgements is not None:
+            for row in self._judgements.take(self._judgement_rows.get(prompt_id, [])).to_pylist():
+                key = row["policy"], row.get("sample") or 0
+                said.setdefault(key, []).append(
+                    Judged(
+                        objective=row["objective"],
+                        judge=row.get("judge") or "",
+                        score=row["score"],
+                        label=row.get("label") or "",
+                        evidence=_plain(row.get("evidence")),
+                    )
+                )
+        found = []
+        for row in self._answers.take(self._answer_rows.get(prompt_id, [])).to_pylist():
+            key = row["policy"], row.get("sample") or 0
+            cut_off = row.get("finish_reason") == "length"
+            found.append(Answer(*key, row["response"] or "", cut_off, said.get(key, [])))
+        return found
+
+
+def _rows_by_prompt(table: pa.Table) -> dict[str, list[int]]:
+    """Row numbers per prompt id."""
+    ids = table.column("prompt_id").to_pandas()
+    return {str(name): rows.tolist() for name, rows in ids.groupby(ids, observed=True).indices.items()}
+
+
+def _plain(evidence: Any) -> str:
+    return "" if evidence is None else str(evidence)
+
+
+def _open(path: Path, columns: list[str], optional: set[str]) -> pa.Table:
+    """The ``columns`` of a Parquet file; ``optional`` ones may be missing. Raises EvaluationError."""
+    try:
+        present = set(pq.read_schema(path).names)
+        if missing := set(columns) - optional - present:
+            raise EvaluationError(f"'{path}' has no column {sorted(missing)}; it has {sorted(present)}.")
+        return pq.read_table(path, columns=[name for name in columns if name in present])
+    except FileNotFoundError as error:
+        raise EvaluationError(f"'{path}' is missing; measure the family with 'mopo-eval run'.") from error
+    except (OSError, pa.ArrowInvalid) as error:
+        raise EvaluationError(f"cannot read '{path}': {error}. Measure again with 'mopo-eval run'.") from error

@@ -1,0 +1,86 @@
+"""The command ``mopo-dashboard``: starts the Streamlit application in this very process, so nothing can be orphaned."""
+
+import errno
+import os
+import runpy
+import socket
+import sys
+from pathlib import Path
+
+import click
+
+from dashboards.errors import AddressError
+from mopo_train import __version__
+from mopo_train.console import say
+from mopo_train.errors import FamilyNotFound, MopoError
+
+APP = Path(__file__).with_name("app.py")
+FAMILY_VARIABLE = "MOPO_DASHBOARD_FAMILY"
+"""Environment variable by which the application learns its family."""
+
+SETTINGS = {
+    "server.headless": "true",
+    "server.showEmailPrompt": "false",
+    "server.fileWatcherType": "none",
+    "browser.gatherUsageStats": "false",
+    "client.toolbarMode": "minimal",
+    "client.showErrorDetails": "none",
+    "client.showErrorLinks": "false",
+    "logger.hideWelcomeMessage": "true",
+    "theme.base": "light",
+    "theme.primaryColor": "#0072B2",
+    "theme.textColor": "#1F2933",
+    "theme.backgroundColor": "#FFFFFF",
+    "theme.secondaryBackgroundColor": "#F5F7FA",
+}
+"""Streamlit's settings: nothing is sent anywhere, nothing is asked, no source code is shown on an error."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("family", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--port", default=8501, show_default=True, type=click.IntRange(1, 65535))
+@click.version_option(__version__)
+def main(family: Path, host: str, port: int) -> None:
+    """Compare the policies of FAMILY in the browser and see what floors cost. Ctrl-C stops it."""
+    try:
+        check_family(family)
+        check_address(host, port)
+    except MopoError as error:
+        say(f"mopo-dashboard: {error}")
+        sys.exit(1)
+    say(f"Dashboard of {family} at http://{host}:{port} (Ctrl-C stops it)")
+    serve(family, host, port)
+
+
+def check_family(root: Path) -> None:
+    """Raise FamilyNotFound where there is no trace of a family; a half-written one has a page that helps."""
+    if not any((root / part).exists() for part in ("family.json", "policies", "training")):
+        raise FamilyNotFound(root)
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise AddressError unless this machine can listen on ``host`` and ``port``."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        kind, _, _, _, address = found[0]
+        with socket.socket(kind, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            cause = "the port is in use. Stop what listens there, or give another with --port"
+        elif error.errno == errno.EACCES:
+            cause = "this needs rights that you do not have. Give a port above 1023 with --port"
+        else:
+            cause = f"{error.strerror or error}. Give an address of this machine with --host, for example 127.0.0.1"
+        raise AddressError(f"cannot listen on {host}:{port}: {cause}.") from error
+
+
+def serve(family: Path, host: str, port: int) -> None:
+    """Run the application until SIGINT or SIGTERM; does not return."""
+    os.environ[FAMILY_VARIABLE] = str(family.resolve())
+    settings = SETTINGS | {"server.address": host, "server.port": str(port), "browser.serverAddress": host}
+    sys.argv = ["streamlit", "run", str(APP), *(f"--{name}={value}" for name, value in settings.items())]
+    runpy.run_module("streamlit", run_name="__main__", alter_sys=True)

@@ -1,0 +1,132 @@
+"""HTML for the pages. Every text that comes from a file, model or judge is escaped: it is shown, never interpreted."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+from dashboards import palette
+from dashboards.answers import Answer, Judged
+
+
+class Cell(NamedTuple):
+    """A table cell: text, how it is meant, and a second line."""
+
+    text: str
+    tone: str = ""
+    """``good``, ``bad``, ``muted``, ``number`` or nothing."""
+    note: str = ""
+
+
+def table(columns: Sequence[Cell], rows: Sequence[Sequence[Cell]], caption: str) -> str:
+    """A table that scrolls sideways where it does not fit; ``caption`` names it for screen readers."""
+    head = "".join(f'<th scope="col" class="{_class(cell)}">{_content(cell)}</th>' for cell in columns)
+    body = "".join(
+        "<tr>" + "".join(f'<td class="{_class(c)}">{_content(c)}</td>' for c in row) + "</tr>" for row in rows
+    )
+    opened = f'<div class="m-scroll"><table class="m-table" aria-label="{escape(caption)}">'
+    return f"{opened}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _class(cell: Cell) -> str:
+    return "number" if cell.tone == "number" else ""
+
+
+def _content(cell: Cell) -> str:
+    text = escape(cell.text)
+    if cell.tone in {"good", "bad", "muted"}:
+        text = f'<span class="m-{cell.tone}">{text}</span>'
+    return text + (f"<br><small>{escape(cell.note)}</small>" if cell.note else "")
+
+
+def facts(parts: Sequence[tuple[str, str]]) -> str:
+    """One line of facts: (what stands out, what follows it)."""
+    return (
+        '<div class="m-facts">' + "".join(f"<span><b>{escape(a)}</b> {escape(b)}</span>" for a, b in parts) + "</div>"
+    )
+
+
+def verdict(text: str, detail: str, *, feasible: bool) -> str:
+    """The answer to what was asked, in one sentence and a second, smaller one."""
+    tone = "" if feasible else " none"
+    return f'<div class="m-verdict{tone}" role="status">{escape(text)}<small>{escape(detail)}</small></div>'
+
+
+def note(text: str) -> str:
+    """A paragraph of explanation."""
+    return f'<div class="m-note">{escape(text)}</div>'
+
+
+def help_page(heading: str, text: str, commands: Sequence[str] = ()) -> str:
+    """What is missing and which commands make it."""
+    shown = "".join(f"<pre>{escape(command)}</pre>" for command in commands)
+    return f'<div class="m-help" role="alert"><h2>{escape(heading)}</h2><p>{escape(text)}</p>{shown}</div>'
+
+
+_BOX = 'width="24" height="16" viewBox="0 0 24 16"'
+_KEYS = {
+    "interval": f'<path d="M1 8H23" stroke="{palette.GREY}" stroke-width="2.4"/>',
+    "certified": f'<path d="M4 2V14" stroke="{palette.VERMILLION}" stroke-width="2.4"/>'
+    f'<path d="M4 8H22" stroke="{palette.VERMILLION}" stroke-width="1"/>',
+    "dot": f'<circle cx="12" cy="8" r="6" fill="{palette.BLUE}"/>',
+    "faded-dot": f'<circle cx="12" cy="8" r="6" fill="{palette.PALE_BLUE}"/>',
+    "reference": f'<path d="M12 1L19 8L12 15L5 8Z" fill="{palette.INK}"/>',
+    "out": f'<circle cx="12" cy="8" r="5.6" fill="white" stroke="{palette.MUTED}" stroke-width="2.2"/>',
+    "faded": f'<circle cx="12" cy="8" r="6" fill="{palette.INK}" opacity="0.35"/>',
+    "chosen": f'<circle cx="12" cy="8" r="6.6" fill="none" stroke="{palette.BLUE}" stroke-width="2.4"/>',
+    "low": f'<path d="M5 3H19L12 14Z" fill="{palette.INK}"/>',
+    "middle": f'<circle cx="12" cy="8" r="6" fill="{palette.INK}"/>',
+    "high": f'<path d="M5 13H19L12 2Z" fill="{palette.INK}"/>',
+    "line": f'<path d="M1 8H23" stroke="{palette.GREEN}" stroke-width="2.4"/>',
+    "dotted": f'<path d="M1 8H23" stroke="{palette.GREEN}" stroke-width="2.4" stroke-dasharray="2.5 2.5"/>',
+    "floor": f'<path d="M12 1V15" stroke="{palette.MUTED}" stroke-width="1.8" stroke-dasharray="2 2"/>',
+}
+
+
+def key(entries: Sequence[tuple[str, str]]) -> str:
+    """The chart's key: (mark, meaning), the mark being one of the drawn ones."""
+    items = "".join(
+        f'<span><svg {_BOX} aria-hidden="true">{_KEYS[mark]}</svg>{escape(text)}</span>' for mark, text in entries
+    )
+    return f'<div class="m-key">{items}</div>'
+
+
+def prompt(text: str, category: str) -> str:
+    """The prompt, as plain text."""
+    label = f"Prompt · {category}" if category else "Prompt"
+    return f'<div class="m-label">{escape(label)}</div><div class="m-prompt">{escape(text)}</div>'
+
+
+def answer_grid(answers: Sequence[Answer], kinds: dict[str, str]) -> str:
+    """Answers beside each other, each with what the judges said; ``kinds`` by policy id."""
+    return (
+        '<div class="m-grid">' + "".join(_answer(answer, kinds.get(answer.policy, "")) for answer in answers) + "</div>"
+    )
+
+
+def _answer(answer: Answer, kind: str) -> str:
+    aside = " · ".join(
+        part for part in ("" if kind == answer.policy else kind, "cut off" if answer.cut_off else "") if part
+    )
+    text = f"<p>{escape(answer.response)}</p>" if answer.response.strip() else '<p class="m-empty">(empty answer)</p>'
+    judged = "".join(_judged(entry) for entry in answer.judgements)
+    judged = judged or '<div class="why">Not judged.</div>'
+    return (
+        f'<article class="m-answer" aria-label="Answer of {escape(answer.policy)}">'
+        f"<header><span>{escape(answer.policy)}</span><small>{escape(aside)}</small></header>"
+        f'{text}<div class="m-judged">{judged}</div></article>'
+    )
+
+
+def _judged(entry: Judged) -> str:
+    if entry.score is None or entry.score != entry.score:
+        value, width = "–", 0.0
+    else:
+        value, width = f"{entry.score:.2f}", 100 * min(max(entry.score, 0.0), 1.0)
+    label = f"<b>{escape(entry.label)}</b>" if entry.label else ""
+    why = " – ".join(part for part in (label, escape(entry.evidence)) if part)
+    return (
+        f'<div title="judge: {escape(entry.judge)}"><div class="line"><span>{escape(entry.objective)}</span>'
+        f'<span class="bar"><i style="width:{width:.0f}%"></i></span><span class="value">{value}</span></div>'
+        + (f'<div class="why">{why}</div>' if why else "")
+        + "</div>"
+    )

@@ -1,0 +1,1 @@
+"""The pages of the dashboard; with ``app`` the only modules that import streamlit."""
