@@ -1,0 +1,194 @@
+"""An engine's process: a loopback port that nobody else gets, a guarded start, waiting until healthy, stopping.
+
+Knows nothing of vLLM or transformers: ``vllm`` and ``embedded`` give a ``Launch``, this module runs it.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+
+from mopo_eval.engine import guardian
+from mopo_train.console import say
+from mopo_train.errors import EngineError
+
+GRACE = 15.0
+"""Seconds that an engine gets to end by itself before it is killed."""
+_TOLD_EVERY = 15.0  # seconds between signs of life while an engine starts
+_PORT_ATTEMPTS = 5
+_LAST_LINES = 15
+
+
+class Launch(NamedTuple):
+    """How to start one engine."""
+
+    title: str
+    """For messages, for example ``vLLM``."""
+    models: frozenset[str]
+    """Model names that it must list before it counts as healthy."""
+    command: Callable[[int], list[str]]
+    """The command line for a port on 127.0.0.1."""
+    environment: Mapping[str, str]
+    """Variables that are added to this process's own."""
+    log: Path
+    """Where its output goes."""
+
+
+class RunningEngine(NamedTuple):
+    """A process that answered ``/health``."""
+
+    url: str
+    pid: int
+    """Its guardian, which leads a process group with every process of the engine in it."""
+
+
+class PortTaken(Exception):
+    """Somebody else got the port between choosing it and using it."""
+
+
+@contextmanager
+def running(launch: Launch, *, timeout: float, ports: Iterator[int] | None = None) -> Iterator[RunningEngine]:
+    """The engine, healthy; ended with all of its processes when the block ends, however that happens.
+
+    ``timeout`` in seconds until it must be healthy. ``ports`` to try in turn; by default ports that are reserved
+    for it. Raises EngineError with the engine's last words if it does not start.
+    """
+    for attempt in range(1, _PORT_ATTEMPTS + 1):
+        with reserved_port(ports) as port, guarded(launch, port) as process:
+            try:
+                _wait_until_healthy(launch, process, port, timeout)
+            except PortTaken:
+                say(f"{launch.title}: port {port} was taken by another program; trying another one")
+                if attempt == _PORT_ATTEMPTS:
+                    raise EngineError(
+                        f"{launch.title} found {_PORT_ATTEMPTS} ports in use, the last one {port}; end the programs "
+                        f"that take every port, or attach with --engine URL. Its log: '{launch.log}'."
+                    ) from None
+                continue
+            yield RunningEngine(f"http://127.0.0.1:{port}", process.pid)
+            return
+
+
+@contextmanager
+def reserved_port(ports: Iterator[int] | None = None) -> Iterator[int]:
+    """A free loopback port. On Linux it stays reserved for a server that sets SO_REUSEADDR while the block runs."""
+    if ports is not None:
+        yield next(ports)
+        return
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = int(holder.getsockname()[1])
+        if sys.platform == "linux":
+            # Bound but not listening: takes no connection and keeps the port from everyone who asks for any port.
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        else:
+            holder.close()
+        yield port
+
+
+@contextmanager
+def guarded(launch: Launch, port: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """The guardian of ``launch``'s command; it and everything below it is gone when the block ends."""
+    # Run by path and with -P, so that the modules beside guardian.py shadow nothing.
+    command = [sys.executable, "-P", guardian.__file__, "--grace", str(GRACE), *launch.command(port)]
+    launch.log.parent.mkdir(parents=True, exist_ok=True)
+    with launch.log.open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | dict(launch.environment),
+            start_new_session=True,  # Ctrl-C goes to this process alone, which then closes the pipe
+        )
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    assert process.stdin is not None
+    process.stdin.close()  # whatever interrupts us from here on, the guardian has its order
+    try:
+        process.wait(GRACE + 10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.returncode < 0 and sys.platform != "win32":  # the guardian was killed: its group may still live
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def _wait_until_healthy(launch: Launch, process: "subprocess.Popen[bytes]", port: int, timeout: float) -> None:
+    started = told = time.monotonic()
+    # trust_env: a proxy from the environment cannot reach our loopback.
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5, trust_env=False) as client:
+        while True:
+            healthy = _serves(client, launch.models)
+            if process.poll() is not None:  # asked after the answer: it may have come from a stranger on the port
+                _raise_dead(launch, process.returncode)
+            if healthy:
+                return
+            now = time.monotonic()
+            if now - started > timeout:
+                raise EngineError(
+                    f"{launch.title} was not healthy after {timeout:.0f} s and was ended; allow more time, or see its "
+                    f"log '{launch.log}'. Its last lines:\n{last_lines(launch.log)}"
+                )
+            if now - told > _TOLD_EVERY:
+                told = now
+                say(f"{launch.title} is still starting ({now - started:.0f} s)")
+            time.sleep(0.1)
+
+
+def _serves(client: httpx.Client, models: frozenset[str]) -> bool:
+    """True if the server is healthy and lists ``models``; a stranger on the port does not."""
+    try:
+        return client.get("/health").status_code == 200 and models <= served_models(client)
+    except (httpx.HTTPError, ValueError):
+        return False
+
+
+def served_models(client: httpx.Client) -> set[str]:
+    """Model names that the server behind ``client`` lists.
+
+    Raises httpx.HTTPError, or ValueError for an answer that does not have OpenAI's form.
+    """
+    answer = client.get("/v1/models")
+    answer.raise_for_status()
+    try:
+        return {str(model["id"]) for model in answer.json()["data"]}
+    except (KeyError, TypeError) as error:
+        raise ValueError("the answer to /v1/models does not have OpenAI's form") from error
+
+
+def _raise_dead(launch: Launch, status: int) -> None:
+    words = last_lines(launch.log)
+    if "address already in use" in words.lower():
+        raise PortTaken
+    raise EngineError(
+        f"{launch.title} ended while it was starting (exit status {status}). The last lines of its log "
+        f"'{launch.log}':\n{words}"
+    )
+
+
+def last_lines(log: Path, count: int = _LAST_LINES) -> str:
+    """The last ``count`` lines of ``log``, indented."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"  (cannot be read: {error})"
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return "\n".join(f"  {line}" for line in lines[-count:]) or "  (it is empty)"

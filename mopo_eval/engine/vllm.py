@@ -1,0 +1,110 @@
+"""Starts vLLM with every policy of a family as a LoRA adapter: one engine at the cost of one adapter.
+
+Only the command line and environment are made here; vLLM itself is never imported. Adapters cannot be loaded at
+run time (vLLM means that for development), so the model names are the policy ids and nothing else.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from mopo_eval.engine.process import Launch
+from mopo_train.errors import EngineError
+from mopo_train.family import REFERENCE
+
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for; larger than needed only costs memory
+_CPU_CONTEXT = 8192
+_GIB = 1024**3
+
+
+def vllm_available() -> bool:
+    """True if vLLM is installed, whichever build; does not import it."""
+    return importlib.util.find_spec("vllm") is not None
+
+
+def gpu_present() -> bool:
+    """True if an NVIDIA driver is at hand, without importing torch."""
+    return shutil.which("nvidia-smi") is not None and Path("/dev/nvidiactl").exists()
+
+
+def launch(
+    base: str, adapters: Mapping[str, Path], *, log: Path, max_model_len: int | None, gpu: bool | None = None
+) -> Launch:
+    """How to start vLLM for ``adapters`` (policy id to directory) of ``base``. ``gpu`` None: look for one."""
+    on_gpu = gpu_present() if gpu is None else gpu
+    command = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]  # -P: no ./vllm in the way
+    command += ["--model", base, "--served-model-name", REFERENCE, "--host", "127.0.0.1"]
+    command += ["--generation-config", "vllm"]  # sample as asked, not as the model's authors suggest
+    if adapters:
+        command += ["--enable-lora", "--max-loras", str(len(adapters)), "--max-lora-rank", str(lora_rank(adapters))]
+        command += ["--lora-modules", *(f"{policy}={path}" for policy, path in adapters.items())]
+    if not on_gpu:
+        command += ["--dtype", "float32", "--enforce-eager"]
+    length = max_model_len or (None if on_gpu else cpu_context(base))
+    if length:
+        command += ["--max-model-len", str(length)]
+    return Launch(
+        title="vLLM",
+        models=frozenset({REFERENCE, *adapters}),
+        command=lambda port: [*command, "--port", str(port)],
+        environment=_environment(base, on_gpu=on_gpu),
+        log=log,
+    )
+
+
+def lora_rank(adapters: Mapping[str, Path]) -> int:
+    """The smallest rank vLLM offers that holds every adapter. Raises EngineError for adapters it cannot serve."""
+    largest = 1
+    for policy, path in adapters.items():
+        try:
+            config = json.loads((path / "adapter_config.json").read_bytes())
+            largest = max(largest, int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise EngineError(
+                f"policy '{policy}': '{path / 'adapter_config.json'}' is not the configuration of a LoRA adapter: "
+                f"{error}. Restore the directory from a copy, or train the family again."
+            ) from error
+    for rank in _RANKS:
+        if rank >= largest:
+            return rank
+    raise EngineError(
+        f"an adapter has rank {largest}, vLLM takes at most {_RANKS[-1]}; serve the family with --engine embedded."
+    )
+
+
+def cpu_context(base: str) -> int | None:
+    """Longest context to offer on a CPU: the model's own, at most 8192 tokens; None if ``base`` is not local."""
+    try:
+        own = json.loads((Path(base) / "config.json").read_bytes()).get("max_position_embeddings")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return min(own, _CPU_CONTEXT) if isinstance(own, int) else None
+
+
+def _environment(base: str, *, on_gpu: bool) -> dict[str, str]:
+    """Variables for vLLM; what the user has set already is left alone."""
+    wanted = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if Path(base).is_dir():
+        wanted["HF_HUB_OFFLINE"] = "1"
+    if not on_gpu:
+        wanted["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib())
+    missing = {name: value for name, value in wanted.items() if name not in os.environ}
+    return missing | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0"}
+
+
+def kv_cache_gib() -> int:
+    """Memory for vLLM's key-value cache on a CPU: an eighth of the machine's, between 1 and 8 GiB."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not POSIX
+        return 2
+    return min(8, max(1, memory // _GIB // 8))
