@@ -1,0 +1,143 @@
+"""The command ``mopo-eval``. Heavy imports happen inside the commands, so that ``--help`` is quick."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mopo_train import __version__
+from mopo_train.console import CommandGroup, print_json, print_table, say
+from mopo_train.family import PolicyFamily, read_family
+
+if TYPE_CHECKING:
+    from mopo_eval.evaluation import RunSummary
+    from mopo_eval.measure import Measurement, Plan
+
+PATH = click.Path(path_type=Path)
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Measure every policy of a family offline."""
+    sys.path.append(os.getcwd())  # judges may lie in the user's own directory, which a console script does not see
+
+
+@main.command()
+@click.argument("root", metavar="FAMILY", type=PATH)
+@click.option("--prompts", type=PATH, help="JSON Lines or Parquet.  [default: prompts.jsonl beside the training data]")
+@click.option("--engine", default="auto", show_default=True, help="auto, vllm, embedded or a running engine's URL.")
+@click.option("--judges", type=PATH, help="YAML.  [default: judges.yaml beside the training data]")
+@click.option("--answers-only", is_flag=True, help="Collect answers without judging them; no scorecards.")
+@click.option("--max-prompts", type=click.IntRange(min=1), help="Use so many prompts, drawn by --seed.  [default: all]")
+@click.option("--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True)
+@click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Per answer.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Answers per prompt.")
+@click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), default=0.95, show_default=True)
+@click.option("--concurrency", type=click.IntRange(min=1), default=32, show_default=True, help="Requests in flight.")
+@click.option("--allow-trained", is_flag=True, help="Measure even on prompts that the family was trained on.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def run(root: Path, as_json: bool, **options: Any) -> None:
+    """Measure every policy of FAMILY and write its evaluation and scorecards.
+
+    A run that was stopped continues when the command is repeated; a finished one is judged again without asking the
+    engine. Starter profiles are proposed where FAMILY has no profiles.yaml.
+    """
+    from mopo_eval.measure import measure
+
+    began = time.monotonic()
+    family = read_family(root)
+    measurement = measure(root, family, _plan(family, options))
+    _warn(measurement.summary)
+    if as_json:
+        more = {"reused": measurement.reused, "directory": str(root / "evaluation" / measurement.summary.run)}
+        took = {"seconds": round(time.monotonic() - began, 3)}
+        print_json(measurement.summary.model_dump(mode="json") | took | more)
+    else:
+        _print(measurement)
+
+
+@main.command()
+@click.argument("file", type=PATH)
+@click.option("--judge", "name", required=True, help="package.module.function")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per row on stdout.")
+def judge(file: Path, name: str, as_json: bool) -> None:
+    """Score rows of {prompt, response} in FILE (JSON Lines or Parquet) with a judge; rows count from 0."""
+    from mopo_eval.judges import judge_file, load_judge
+
+    judged = judge_file(file, load_judge(name))
+    if as_json:
+        for row, judgement in enumerate(judged):
+            line = {"row": row} | {key: value for key, value in judgement._asdict().items() if value is not None}
+            click.echo(json.dumps(line, ensure_ascii=False))
+        return
+    rows = [
+        [str(row), f"{found.score:.3f}", found.label or "", (found.evidence or "")[:80]]
+        for row, found in enumerate(judged)
+    ]
+    print_table(["row", "judge score", "label", "evidence"], rows, title=name)
+
+
+def _plan(family: PolicyFamily, options: dict[str, Any]) -> "Plan":
+    """What the options of ``run`` ask for, with the files beside the training data where none are named."""
+    from mopo_eval.answers import Sampling
+    from mopo_eval.collect import EngineChoice
+    from mopo_eval.judges import judges_path, load_judges, read_judges
+    from mopo_eval.measure import Plan
+    from mopo_eval.prompts import choose, prompts_path, read_prompts
+
+    prompts = prompts_path(family, options["prompts"])
+    judges: dict[str, str] = {}
+    if not options["answers_only"]:
+        path = judges_path(family, options["judges"])
+        judges = read_judges(path, family.objectives)
+        say(f"prompts: {prompts}; judges: {path}")
+        if unjudged := [name for name in family.objectives if name not in judges]:
+            say(f"warning: no judge for {', '.join(unjudged)}; not measured, and no floor on it can hold")
+    return Plan(
+        prompts=choose(read_prompts(prompts), options["max_prompts"], options["seed"]),
+        judges=load_judges(judges),
+        sampling=Sampling(**{name: options[name] for name in ("temperature", "max_tokens", "seed", "samples")}),
+        prompts_from=str(prompts),
+        engine=EngineChoice(options["engine"], options["concurrency"]),
+        confidence=options["confidence"],
+        allow_trained=options["allow_trained"],
+    )
+
+
+def _warn(summary: "RunSummary") -> None:
+    """Say which policies' answers were cut or empty: their scores are about something else."""
+    each = summary.prompts * summary.sampling.samples
+    for counts, what in (
+        (summary.cut, f"were cut at {summary.sampling.max_tokens} tokens"),
+        (summary.empty, "are empty"),
+    ):
+        told = ", ".join(f"{policy} {count}" for policy, count in counts.items())
+        if told:
+            say(f"warning: of {each} answers per policy, so many {what}: {told}")
+
+
+def _print(measurement: "Measurement") -> None:
+    """The scores of every policy as a table."""
+    summary = measurement.summary
+    told = f"{summary.answers} answers ({measurement.reused} reused) by {summary.engine} in evaluation/{summary.run}"
+    if summary.hypervolume is None:
+        click.echo(f"{told}; nothing was judged, so there are no scorecards")
+        return
+    rows = []
+    for card in measurement.cards:
+        scores = [
+            f"{score.mean:.3f} [{score.low:.3f}, {score.high:.3f}] {score.certified_low:.3f}"
+            for score in card.objectives.values()
+        ]
+        rows.append([card.policy, *scores, "yes" if card.policy in summary.front else "dominated"])
+    title = f"Judge scores: mean [{summary.confidence:.0%} interval] certified low, {summary.prompts} prompts"
+    print_table(["policy", *summary.judges, "front"], rows, title=title)
+    point = ", ".join(f"{name} {value:g}" for name, value in summary.hypervolume.reference_point.items())
+    click.echo(f"hypervolume {summary.hypervolume.value:.4f} (judge scores; reference point {point})")
+    click.echo(told)

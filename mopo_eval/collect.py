@@ -1,0 +1,90 @@
+"""Collecting the answers that an evaluation lacks: open the engine, ask, keep each answer at once, close."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mopo_eval.answers import Answer, AnswerKey, Endpoint, Patience, Question, Refusal, Sampling, ask
+from mopo_eval.engine import open_engine
+from mopo_eval.spool import open_spool
+from mopo_train.console import ProgressLine, progress
+from mopo_train.errors import EngineError
+from mopo_train.family import PolicyFamily
+
+
+class EngineChoice(NamedTuple):
+    """Which engine answers, and how it is asked."""
+
+    name: str = "auto"
+    """``auto``, ``vllm``, ``embedded`` or the URL of a running engine."""
+    concurrency: int = 32
+    patience: Patience = Patience()
+
+    def accepts(self, kind: str) -> bool:
+        """True if an answer that an engine of this ``kind`` gave earlier will do: not if another one is asked for."""
+        started = ("vllm", "embedded")
+        return self.name not in started or kind not in started or self.name == kind
+
+
+def collect(
+    root: Path,
+    family: PolicyFamily,
+    *,
+    missing: list[Question],
+    sampling: Sampling,
+    choice: EngineChoice,
+    spool_path: Path,
+) -> dict[AnswerKey, Answer]:
+    """The ``missing`` answers, by their key; each is in the spool at ``spool_path`` as soon as it came.
+
+    Raises EngineError, which says how many answers are kept, if the engine fails or refuses a question for good.
+    """
+    given: dict[AnswerKey, Answer] = {}
+    with open_spool(spool_path) as spool:
+        try:
+            with (
+                open_engine(choice.name, root, family, log=spool_path.with_name("engine.log")) as engine,
+                progress(f"answers ({engine.kind})", len(missing)) as line,
+            ):
+                clock = _Clock(line)
+
+                def keep(answer: Answer) -> None:
+                    spool.append(answer)
+                    given[answer.key] = answer
+                    line.advance(note=clock.note(answer.policy))
+
+                endpoint = Endpoint(engine.url, engine.kind, choice.concurrency, choice.patience)
+                refused = asyncio.run(ask(endpoint, missing, sampling, keep))
+        except EngineError as error:
+            raise EngineError(f"{error} {_kept(given, missing)}") from error
+    if refused:
+        raise EngineError(f"{_refused_prompts(refused)} {_kept(given, missing)}")
+    return given
+
+
+def _refused_prompts(refused: Sequence[Refusal]) -> str:
+    ids = sorted({refusal.key.prompt_id for refusal in refused})
+    shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+    return (
+        f"the engine refused {len(ids)} prompts ({shown}): {refused[0].message.rstrip('.')}. "
+        "Remove or shorten them, or lower --max-tokens."
+    )
+
+
+def _kept(given: Mapping[AnswerKey, Answer], missing: Sequence[Question]) -> str:
+    return f"{len(given)} of the {len(missing)} answers that were missing came and are kept; repeat to continue."
+
+
+class _Clock:
+    """Time left, from the pace so far."""
+
+    def __init__(self, line: ProgressLine) -> None:
+        self._line, self._began = line, time.monotonic()
+
+    def note(self, policy: str) -> str:
+        """``policy`` and the seconds that are left, before the line counts one more answer."""
+        done = self._line.done + 1
+        left = (time.monotonic() - self._began) / done * (self._line.total - done)
+        return f"{policy}, about {left:.0f} s left" if left >= 1 else policy

@@ -1,0 +1,83 @@
+"""From judge scores to scorecards: means over prompts with intervals, and bounds that hold for the whole family.
+
+The unit is the prompt: samples of one prompt are averaged before anything else, since they are not independent.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mopo_eval.bounds import lower_bound
+from mopo_eval.intervals import interval, is_binary
+from mopo_eval.scorecards import Estimate, ObjectiveScore, Scorecard
+from mopo_train.family import REFERENCE
+
+FloatArray = NDArray[np.float64]
+
+
+class ScoreTable(NamedTuple):
+    """Judge scores of a whole evaluation."""
+
+    policies: Sequence[str]
+    objectives: Sequence[str]
+    scores: FloatArray
+    """(P policies, K objectives, N prompts, S samples), in [0, 1], nothing missing."""
+
+    @property
+    def values(self) -> FloatArray:
+        """(P, K, N) mean over the samples of a prompt."""
+        mean: FloatArray = self.scores.mean(axis=3)
+        return mean
+
+    @property
+    def wins(self) -> FloatArray:
+        """(P, K, N) share of pairs of samples in which the policy beats the reference, ties counted half."""
+        reference = self.scores[list(self.policies).index(REFERENCE)]  # (K, N, S)
+        ours, theirs = self.scores[..., :, None], reference[None, ..., None, :]  # (P, K, N, S, 1), (1, K, N, 1, S)
+        share: FloatArray = ((ours > theirs) + 0.5 * (ours == theirs)).mean(axis=(3, 4))
+        return share
+
+
+def bounds_certified(policies: int, objectives: int) -> int:
+    """How many lower bounds an evaluation certifies: scores and win rates, but not the reference's own win rate."""
+    return (2 * policies - 1) * objectives
+
+
+def make_scorecards(table: ScoreTable, judges: Mapping[str, str], *, run: str, confidence: float) -> list[Scorecard]:
+    """The scorecard of every policy; ``judges`` names the judge of each objective.
+
+    All ``certified_low`` together hold with probability ``confidence`` (Bonferroni over ``bounds_certified``).
+    The win rate of the reference against itself is 0.5 by definition, without uncertainty.
+    """
+    alpha = (1 - confidence) / bounds_certified(len(table.policies), len(table.objectives))
+    values, wins = table.values, table.wins
+    n = values.shape[2]
+    known = Estimate(mean=0.5, low=0.5, high=0.5, certified_low=0.5, n=n)
+    cards = []
+    for p, policy in enumerate(table.policies):
+        scores = {}
+        for k, objective in enumerate(table.objectives):
+            # Whether values can be other than 0 and 1 is asked of all policies: one policy's few values may hide it.
+            score = estimate(values[p, k], confidence, alpha, binary=is_binary(values[:, k]))
+            win_rate = known
+            if policy != REFERENCE:
+                win_rate = estimate(wins[p, k], confidence, alpha, binary=_only_wins(table, wins, k))
+            scores[objective] = ObjectiveScore(**score.model_dump(), judge=judges[objective], win_rate=win_rate)
+        cards.append(Scorecard(policy=policy, run=run, confidence=confidence, objectives=scores))
+    return cards
+
+
+def estimate(values: FloatArray, confidence: float, alpha: float, *, binary: bool) -> Estimate:
+    """Mean of ``values`` (prompts,), two-sided interval at ``confidence``, one-sided lower bound at level ``alpha``."""
+    low, high = interval(values, confidence)
+    mean = float(values.mean())
+    certified = min(mean, lower_bound(values, alpha, binary=binary))
+    return Estimate(mean=mean, low=low, high=high, certified_low=certified, n=len(values))
+
+
+def _only_wins(table: ScoreTable, wins: FloatArray, k: int) -> bool:
+    """True if no policy but the reference ever ties on objective ``k``."""
+    others = [p for p, policy in enumerate(table.policies) if policy != REFERENCE]
+    return is_binary(wins[others, k])

@@ -1,0 +1,178 @@
+"""The directory of one evaluation, ``FAMILY/evaluation/<run>/``: its name, tables and summary.
+
+``run.json`` is written last, by rename: where it exists, the evaluation is whole. Reads and writes; decides nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mopo_eval.answers import Answer, AnswerKey, Sampling
+from mopo_eval.prompts import EvaluationPrompt
+from mopo_eval.spool import read_spool
+from mopo_train.errors import FamilyError
+from mopo_train.family import ObjectiveName, PolicyFamily, UnitScore, first_problem, write_whole
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SPOOL = "answers.jsonl"
+"""Answers of a run that is not finished."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Hypervolume(_Model):
+    """How much of the objectives' space the family covers, in judge scores."""
+
+    value: float
+    reference_point: dict[ObjectiveName, float]
+
+
+class CategoryMean(_Model):
+    """Judge score of one policy on the prompts of one category."""
+
+    policy: str
+    category: str
+    objective: ObjectiveName
+    mean: UnitScore
+    n: int
+    """Prompts."""
+
+
+class RunSummary(_Model):
+    """The contents of ``run.json``."""
+
+    run: str
+    created_at: str
+    """ISO 8601, UTC."""
+    engine: str
+    """Kinds of the engines that gave the answers, joined by ``+``."""
+    prompts: int
+    policies: list[str]
+    judges: dict[ObjectiveName, str]
+    """Empty where only answers were collected; there are no scorecards of such a run."""
+    sampling: Sampling
+    confidence: float
+    front: list[str]
+    """Policies whose measured means no other policy dominates."""
+    hypervolume: Hypervolume | None
+    """None where nothing was judged."""
+    answers: int = 0
+    prompts_from: str = ""
+    """File that the prompts were read from."""
+    seconds: float = 0.0
+    """Wall clock of the command that finished the run."""
+    cut: dict[str, int] = {}
+    """Answers per policy that the token limit ended."""
+    empty: dict[str, int] = {}
+    """Answers per policy without text."""
+    categories: list[CategoryMean] = []
+
+
+class JudgementRow(NamedTuple):
+    """One judge's word on one answer."""
+
+    policy: str
+    prompt_id: str
+    sample: int
+    objective: str
+    judge: str
+    score: float
+    label: str | None
+    evidence: str | None
+
+
+def run_name(
+    family: PolicyFamily, prompts: Sequence[EvaluationPrompt], sampling: Sampling, judges: Mapping[str, str]
+) -> str:
+    """``<answers>-<judges>``, so that the same command finds its run again.
+
+    Runs whose answers are drawn alike share the first part, and the answers.
+    """
+    drawn = [family.model_dump(mode="json"), [list(prompt) for prompt in prompts], sampling.model_dump()]
+    return f"{_digest(drawn)[:10]}-{_digest(dict(judges))[:6]}"
+
+
+def kept_answers(root: Path, run: str, accepts: Callable[[str], bool]) -> dict[AnswerKey, Answer]:
+    """Answers that ``run``, or a run with the same sampling and other judges, has already; by their key.
+
+    Only those of engines whose kind ``accepts`` takes.
+    """
+    kept: dict[AnswerKey, Answer] = {}
+    own = root / "evaluation" / run
+    others = sorted((root / "evaluation").glob(f"{run.partition('-')[0]}-*"))
+    for directory in [*(other for other in others if other != own), own]:
+        found = [*read_responses(directory), *read_spool(directory / SPOOL)]
+        kept |= {answer.key: answer for answer in found if accepts(answer.engine)}
+    return kept
+
+
+def read_responses(directory: Path) -> list[Answer]:
+    """The answers in ``responses.parquet``; none if the run has not got that far. Raises FamilyError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = directory / "responses.parquet"
+    if not path.is_file():
+        return []
+    try:
+        return [Answer(**row) for row in pq.read_table(path, columns=list(Answer._fields)).to_pylist()]
+    except (pa.ArrowException, OSError, TypeError) as error:
+        raise FamilyError(f"cannot read '{path}': {error}; delete '{directory}' to measure again.") from error
+
+
+def write_tables(
+    directory: Path, prompts: Sequence[EvaluationPrompt], answers: Iterable[Answer], judgements: Iterable[JudgementRow]
+) -> None:
+    """Write ``responses.parquet`` and ``judgements.parquet``, each by rename."""
+    import pyarrow as pa
+
+    asked = {prompt.id: {"prompt": prompt.text, "category": prompt.category} for prompt in prompts}
+    texts, counts = pa.string(), pa.int64()
+    key = {"policy": texts, "prompt_id": texts, "sample": counts}
+    response = {"prompt": texts, "category": texts, "response": texts, "finish_reason": texts}
+    tokens = {"prompt_tokens": counts, "completion_tokens": counts, "engine": texts}
+    verdict = {"objective": texts, "judge": texts, "score": pa.float64(), "label": texts, "evidence": texts}
+    _write_parquet(
+        directory / "responses.parquet",
+        [a._asdict() | asked[a.prompt_id] for a in answers],
+        pa.schema(key | response | tokens),
+    )
+    _write_parquet(directory / "judgements.parquet", [j._asdict() for j in judgements], pa.schema(key | verdict))
+
+
+def read_summary(path: Path) -> RunSummary:
+    """The ``run.json`` at ``path``. Raises FamilyError."""
+    try:
+        return RunSummary.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise FamilyError(f"no finished evaluation at '{path.parent}'; measure with 'mopo-eval run FAMILY'.") from error
+    except ValidationError as error:
+        raise FamilyError(f"'{path}' is not a run's summary: {first_problem(error)}") from error
+
+
+def write_summary(directory: Path, summary: RunSummary) -> None:
+    """Write ``run.json``, and drop the spool that it replaces."""
+    write_whole(directory / "run.json", summary.model_dump_json(indent=2) + "\n")
+    (directory / SPOOL).unlink(missing_ok=True)
+
+
+def _write_parquet(path: Path, rows: list[dict[str, Any]], schema: "pa.Schema") -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial)
+    partial.replace(path)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

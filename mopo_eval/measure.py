@@ -1,0 +1,181 @@
+"""Measuring a family: every policy answers every prompt, judges score the answers, scorecards are written.
+
+Orchestrates the other modules and owns the order in which things become durable: each answer as it comes, tables and
+``run.json`` when all are there, then scorecards, then proposed profiles.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mopo_eval.answers import Answer, AnswerKey, Sampling, questions
+from mopo_eval.collect import EngineChoice, collect
+from mopo_eval.estimates import ScoreTable, make_scorecards
+from mopo_eval.evaluation import (
+    SPOOL,
+    CategoryMean,
+    Hypervolume,
+    JudgementRow,
+    RunSummary,
+    kept_answers,
+    run_name,
+    write_summary,
+    write_tables,
+)
+from mopo_eval.front import measured_front
+from mopo_eval.judges import Judge
+from mopo_eval.profiles import write_profiles
+from mopo_eval.prompts import EvaluationPrompt, check_unseen, trained_prompts
+from mopo_eval.propose import COMMENT, propose_profiles
+from mopo_eval.scorecards import Scorecard, write_scorecards
+from mopo_train.console import say
+from mopo_train.errors import JudgeError
+from mopo_train.family import PolicyFamily
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure, and how."""
+
+    prompts: Sequence[EvaluationPrompt]
+    judges: Mapping[str, Judge]
+    """Per objective; objectives without one are left out. None at all: only answers are collected, nothing scored."""
+    sampling: Sampling
+    prompts_from: str = ""
+    """File that the prompts were read from, for the record."""
+    engine: EngineChoice = EngineChoice()
+    confidence: float = 0.95
+    allow_trained: bool = False
+    """Measure even on prompts that the family was trained on."""
+
+
+class Measurement(NamedTuple):
+    """A finished evaluation."""
+
+    summary: RunSummary
+    cards: list[Scorecard]
+    reused: int
+    """Answers that an earlier run had given already."""
+
+
+def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
+    """Measure every policy of ``family`` in ``root`` and write its evaluation and scorecards.
+
+    Repeating it continues where it stopped; a finished run only judges again. Raises DataError, EngineError and
+    JudgeError; answers that were given stay on disk.
+    """
+    began = time.monotonic()
+    judges = {objective: judge.name for objective, judge in plan.judges.items()}
+    run = run_name(family, plan.prompts, plan.sampling, judges)
+    answers, reused = _answers(root, family, plan, run)
+    judgements = _judge(answers, plan)
+    policies = [policy.id for policy in family.policies]
+    scores = _score_table(judgements, policies, plan)
+    cards = make_scorecards(scores, judges, run=run, confidence=plan.confidence) if judges else []
+    front = measured_front(cards) if cards else None
+    volume = Hypervolume(value=front.hypervolume, reference_point=front.reference_point) if front else None
+    summary = RunSummary(
+        run=run,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        engine="+".join(sorted({answer.engine for answer in answers})),
+        prompts=len(plan.prompts),
+        policies=policies,
+        judges=judges,
+        sampling=plan.sampling,
+        confidence=plan.confidence,
+        front=front.policies if front else [],
+        hypervolume=volume,
+        answers=len(answers),
+        prompts_from=plan.prompts_from,
+        seconds=round(time.monotonic() - began, 3),
+        cut=dict(Counter(answer.policy for answer in answers if answer.finish_reason == "length")),
+        empty=dict(Counter(answer.policy for answer in answers if not answer.response.strip())),
+        categories=_category_means(scores, plan.prompts),
+    )
+    directory = root / "evaluation" / run
+    write_tables(directory, plan.prompts, answers, judgements)
+    write_summary(directory, summary)
+    write_scorecards(root, cards)
+    if front:
+        _propose(root, family, cards, front.policies)
+    return Measurement(summary, cards, reused)
+
+
+def _answers(root: Path, family: PolicyFamily, plan: Plan, run: str) -> tuple[list[Answer], int]:
+    """Every answer in the order of policies, prompts and samples, and how many were there already."""
+    policies = [policy.id for policy in family.policies]
+    planned = list(questions(policies, plan.prompts, plan.sampling))
+    kept: dict[AnswerKey, Answer] = kept_answers(root, run, plan.engine.accepts)
+    missing = [question for question in planned if question.key not in kept]
+    reused = len(planned) - len(missing)
+    if reused:
+        kinds = "+".join(sorted({kept[question.key].engine for question in planned if question.key in kept}))
+        say(f"reusing {reused} of {len(planned)} answers, which an earlier run got ({kinds}; evaluation/{run})")
+    if missing:
+        if not plan.allow_trained:
+            _refuse_trained(family, plan.prompts)
+        spool = root / "evaluation" / run / SPOOL
+        kept |= collect(root, family, missing=missing, sampling=plan.sampling, choice=plan.engine, spool_path=spool)
+    return [kept[question.key] for question in planned], reused
+
+
+def _refuse_trained(family: PolicyFamily, prompts: Sequence[EvaluationPrompt]) -> None:
+    trained = trained_prompts(family)
+    if trained is None:
+        say(f"training data {', '.join(family.data.source)} is not here: not checked that the prompts are held out")
+    else:
+        check_unseen(prompts, trained)
+
+
+def _judge(answers: Sequence[Answer], plan: Plan) -> list[JudgementRow]:
+    """Every judge on every answer. Raises JudgeError."""
+    prompts = {prompt.id: prompt.prompt for prompt in plan.prompts}
+    rows = []
+    try:
+        for answer in answers:
+            where = f"prompt '{answer.prompt_id}' ({answer.policy})"
+            for objective, judge in plan.judges.items():
+                found = judge(prompts[answer.prompt_id], answer.response, where=where)
+                rows.append(JudgementRow(*answer.key, objective, judge.name, *found))
+    except JudgeError as error:
+        raise JudgeError(f"{error}. All {len(answers)} answers are kept; correct the judge and repeat.") from error
+    return rows
+
+
+def _score_table(judgements: Sequence[JudgementRow], policies: Sequence[str], plan: Plan) -> ScoreTable:
+    """The scores as an array; judgements are in the order of policies, prompts, samples, objectives."""
+    shape = (len(policies), len(plan.prompts), plan.sampling.samples, len(plan.judges))
+    scores = np.array([row.score for row in judgements], dtype=np.float64).reshape(shape)
+    return ScoreTable(policies, list(plan.judges), scores.transpose(0, 3, 1, 2))
+
+
+def _category_means(table: ScoreTable, prompts: Sequence[EvaluationPrompt]) -> list[CategoryMean]:
+    values = table.values  # (P, K, N)
+    found = []
+    for category in sorted({prompt.category for prompt in prompts if prompt.category is not None}):
+        chosen = np.array([prompt.category == category for prompt in prompts])
+        means = values[:, :, chosen].mean(axis=2)  # (P, K)
+        found += [
+            CategoryMean(policy=policy, category=category, objective=name, mean=float(means[p, k]), n=int(chosen.sum()))
+            for p, policy in enumerate(table.policies)
+            for k, name in enumerate(table.objectives)
+        ]
+    return found
+
+
+def _propose(root: Path, family: PolicyFamily, cards: Sequence[Scorecard], front: Sequence[str]) -> None:
+    """Write starter profiles where there are none; never touch those that are there."""
+    path = root / "profiles.yaml"
+    if path.exists():
+        return
+    if family.primary not in cards[0].objectives:
+        say(f"no profiles proposed: the primary objective {family.primary} has no judge")
+        return
+    write_profiles(path, propose_profiles({card.policy: card for card in cards}, front, family.primary), COMMENT)
+    say(f"proposed starter profiles in '{path}'; floors are judge scores")

@@ -1,0 +1,109 @@
+"""Answers on disk as they come: one JSON line each, appended, so that a killed run asks nothing twice.
+
+A line is handed to the operating system before the next answer is taken, which survives the process; the disk is
+told at least once a second, which survives the machine.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mopo_eval.answers import Answer
+from mopo_train.errors import MopoError
+
+SYNC_SECONDS = 0.5
+
+
+class Spool:
+    """An open spool; use ``open_spool``."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self._descriptor, self._path = descriptor, path
+        self._closing = threading.Event()
+        self._unsynced = threading.Event()
+        self._syncing = threading.Thread(target=self._sync, daemon=True)
+        self._syncing.start()
+
+    def append(self, answer: Answer) -> None:
+        """Keep ``answer``. Raises MopoError where the disk takes no more."""
+        line = json.dumps(answer._asdict(), ensure_ascii=True, separators=(",", ":")) + "\n"
+        data = line.encode()
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            raise MopoError(f"cannot keep answers in '{self._path}': {error.strerror}; repeat afterwards.") from error
+        self._unsynced.set()
+
+    def close(self) -> None:
+        """Put what is left on disk; safe to call once."""
+        self._closing.set()
+        self._syncing.join()
+
+    def _sync(self) -> None:
+        while not self._closing.wait(SYNC_SECONDS):
+            self._sync_new()
+        self._sync_new()
+        os.close(self._descriptor)
+
+    def _sync_new(self) -> None:
+        if self._unsynced.is_set():
+            self._unsynced.clear()
+            os.fsync(self._descriptor)
+
+
+@contextmanager
+def open_spool(path: Path) -> Iterator[Spool]:
+    """The spool at ``path`` for appending. Raises MopoError if another process has it open."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        _lock(descriptor, path)
+        _end_last_line(descriptor)
+        spool = Spool(descriptor, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    try:
+        yield spool
+    finally:
+        spool.close()
+
+
+def read_spool(path: Path) -> list[Answer]:
+    """The answers in ``path``, none if it does not exist; a line that a crash left unfinished is no answer."""
+    answers = []
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    for line in content.split(b"\n"):
+        try:
+            answers.append(Answer(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return answers
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Hold the file until it is closed or the process ends, where the system can."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise MopoError(f"another mopo-eval is measuring into '{path.parent}'; wait for it or stop it.") from error
+
+
+def _end_last_line(descriptor: int) -> None:
+    """End a line that a crash left unfinished, so that the next answer begins a line of its own."""
+    size = os.lseek(descriptor, 0, os.SEEK_END)
+    if size:
+        os.lseek(descriptor, size - 1, os.SEEK_SET)
+        if os.read(descriptor, 1) != b"\n":
+            os.write(descriptor, b"\n")
