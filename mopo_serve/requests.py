@@ -1,0 +1,145 @@
+"""What the gateway reads in a request's body, and what it sends on to the engine.
+
+Only ``model`` and ``objective_profile`` are the gateway's; everything else is the engine's and passes through.
+"""
+
+import json
+import math
+import re
+import secrets
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mopo_eval.profiles import Floors
+from mopo_serve.openai_errors import malformed
+from mopo_train.family import ObjectiveName, PolicyId
+
+WITHHELD = ("cache_salt", "priority")
+"""Fields that a client may not set: one reaches into other callers' prefix cache, the other jumps the queue."""
+Model = TypeVar("Model", bound=BaseModel)
+SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+class RequestedProfile(BaseModel):
+    """The body field ``objective_profile``: what a request states itself, on top of the profile it names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    primary: ObjectiveName | None = None
+    """Objective to maximise instead of the profile's."""
+    floors: Floors = {}
+    """Further floors; each effective floor is the largest that anybody asks for."""
+    selection: Literal["single"] | None = None
+    """One policy answers every request. (Mixtures are not served yet.)"""
+    on_infeasible: Literal["reject", "closest"] | PolicyId | None = None
+    """What to do where no policy holds every floor, instead of what the profile says."""
+
+
+class ResolveBody(BaseModel):
+    """The body of ``POST /v1/profiles/resolve``, of which ``objective_profile`` was taken out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    profile: str | None = None
+    """Name of a profile, without ``mopo/``."""
+
+
+def parse_body(raw: bytes) -> dict[str, Any]:
+    """The JSON object in ``raw``. Raises ApiError (400)."""
+    try:
+        body = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise malformed(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
+    except RecursionError as error:
+        raise malformed("the body is nested too deeply") from error
+    except ValueError as error:  # malformed, or a number with thousands of digits
+        raise malformed(f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise malformed(f"the body must be a JSON object, not {_kind(body)}")
+    return body
+
+
+def take_model(body: dict[str, Any]) -> str:
+    """The name in ``body["model"]``. Raises ApiError (400)."""
+    model = body.get("model")
+    if not isinstance(model, str):
+        given = "is missing" if "model" not in body else f"must be a string, not {_kind(model)}"
+        raise malformed(f"'model' {given}; give 'mopo/PROFILE', GET /v1/models lists them", "model")
+    return model
+
+
+def take_profile(body: dict[str, Any]) -> RequestedProfile | None:
+    """Take ``objective_profile`` out of ``body``; None if there is none. Raises ApiError (400) naming the field."""
+    value = body.pop("objective_profile", None)
+    if value is None:
+        return None
+    encode(value, "objective_profile")  # numbers and text that are not JSON, with their place
+    return validated(RequestedProfile, value, "objective_profile")
+
+
+def validated(model: type[Model], value: Any, param: str) -> Model:
+    """``value`` as ``model``. Raises ApiError (400) whose ``param`` names the field that is wrong."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = [str(part) for part in problem["loc"]]
+        if place[:1] == ["on_infeasible"]:
+            place = place[:1]  # what follows are pydantic's names for the alternatives
+        field = ".".join([param, *place]).removesuffix(".[key]").strip(".")
+        raise malformed(f"'{field or 'body'}': {problem['msg']}", field or None) from error
+
+
+def engine_body(body: dict[str, Any], policy: str) -> bytes:
+    """The body for the engine: the client's with the policy as its model. Raises ApiError (400)."""
+    for name in WITHHELD:
+        body.pop(name, None)
+    body["model"] = policy
+    return encode(body)
+
+
+def encode(value: Any, place: str = "") -> bytes:
+    """``value`` as JSON bytes; raises ApiError (400) naming the field that is no JSON (NaN, a lone surrogate)."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+    except RecursionError as error:
+        raise malformed("the body is nested too deeply") from error
+    except ValueError as error:  # UnicodeEncodeError is one
+        raise _unsendable(value, place) from error
+
+
+def request_id(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The client's ``x-request-id`` if it is short and plain, otherwise a new one."""
+    for name, value in headers:
+        if name == b"x-request-id" and SANE_REQUEST_ID.fullmatch(value):
+            return value
+    return b"req-" + secrets.token_hex(12).encode("ascii")
+
+
+def _unsendable(value: Any, place: str) -> Exception:
+    """The error that names the first number or text in ``value`` that JSON cannot carry."""
+    waiting: list[tuple[str, Any]] = [(place, value)]
+    while waiting:
+        where, item = waiting.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            return malformed(f"'{where}' is not a finite number", where)
+        if isinstance(item, str) and _has_surrogate(item):
+            return malformed(f"'{where}' holds a lone surrogate, which is not Unicode text", where)
+        if isinstance(item, list):
+            waiting += [(f"{where}[{index}]", entry) for index, entry in enumerate(item)]
+        if isinstance(item, dict):
+            if any(_has_surrogate(key) for key in item):
+                return malformed(f"a name in '{where or 'the body'}' holds a lone surrogate", where or None)
+            waiting += [(f"{where}.{key}".strip("."), entry) for key, entry in item.items()]
+    return malformed("the body cannot be written as JSON")
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _kind(value: Any) -> str:
+    """JSON's name for the type of ``value``."""
+    names: dict[type, str] = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
+    return "null" if value is None else names.get(type(value), "a number")

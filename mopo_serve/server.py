@@ -1,0 +1,167 @@
+"""Runs a gateway in this process: its socket, its event loop, signals, draining, and an eye on the engine.
+
+``serve`` returns after a clean stop and raises EngineError when the engine it was given has died, so that a
+supervisor (systemd, Kubernetes) starts both again.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from urllib.parse import urlsplit
+
+import uvicorn
+
+from mopo_eval.engine import Engine
+from mopo_eval.engine.process import last_lines
+from mopo_serve.gateway import Gateway
+from mopo_train.console import say
+from mopo_train.errors import MopoError
+
+DRAIN_SECONDS = 30.0
+"""How long requests in flight may go on after SIGTERM."""
+CUT_SECONDS = 2
+"""How long their tasks then have to end when they are cancelled."""
+WATCH_SECONDS = 1.0
+
+
+class AddressError(MopoError):
+    """The gateway cannot or may not listen where it was told to."""
+
+
+class EngineDied(MopoError):
+    """The engine ended while the gateway was serving."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to ``host`` (loopback only) and ``port`` (0: any), not listening yet. Raises AddressError."""
+    try:
+        family, _, _, _, address = min(
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), key=lambda found: found[0] != socket.AF_INET
+        )
+    except (OSError, UnicodeError) as error:
+        raise AddressError(f"cannot find the host '{host}': {error}; give an address of this machine") from error
+    if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
+        raise AddressError(
+            f"--host {host} would open the gateway to the network, and no API keys exist that could protect it. "
+            "Listen on 127.0.0.1 (the default), behind a proxy that authenticates if others must reach it."
+        )
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform != "win32":  # there it would let two servers share a port
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.set_inheritable(False)
+    except (OSError, OverflowError) as error:
+        bound.close()
+        raise AddressError(_taken(host, port, error)) from error
+    return bound
+
+
+def url_of(bound: socket.socket) -> str:
+    """The URL of a server on ``bound``."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(
+    gateway: Gateway, bound: socket.socket, engine: Engine, *, log: Path | None, ready: Callable[[], None]
+) -> None:
+    """Serve on ``bound`` until SIGTERM or SIGINT, then drain. ``ready`` is called once connections are accepted.
+
+    ``log`` is the engine's, whose last lines tell why it died. Raises EngineDied, AddressError.
+    """
+    config = uvicorn.Config(
+        gateway,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=CUT_SECONDS,
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    server = DrainingServer(config, gateway)
+    try:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            died = runner.run(_serve(server, bound, engine, ready))
+    except OSError as error:  # somebody else began to listen while the engine started
+        host, port = bound.getsockname()[:2]
+        raise AddressError(_taken(host, port, error)) from error
+    if died:
+        told = f" Its last log lines:\n{last_lines(log)}" if log else ""
+        raise EngineDied(f"the engine died while the gateway was serving; start both again.{told}")
+
+
+class DrainingServer(uvicorn.Server):
+    """Stops in two steps: on the first signal new requests get 503 and those in flight are finished; then it ends.
+
+    A second signal ends it at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._deadline: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by uvicorn on SIGINT and SIGTERM."""
+        if self._deadline is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._gateway.drain()
+        self._deadline = time.monotonic() + DRAIN_SECONDS
+        if self._gateway.in_flight:
+            name = signal.Signals(sig).name
+            say(f"{name}: finishing {self._gateway.in_flight} requests, at most {DRAIN_SECONDS:.0f} s")
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second; True ends the server."""
+        if self._deadline is not None and (not self._gateway.in_flight or time.monotonic() > self._deadline):
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+async def _serve(server: DrainingServer, bound: socket.socket, engine: Engine, ready: Callable[[], None]) -> bool:
+    """Run ``server`` to its end; True if that was because the engine died."""
+    serving = asyncio.create_task(server.serve([bound]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if server.started:
+        ready()
+    watching = asyncio.create_task(_wait_for_death(engine))
+    await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
+    died = watching.done() and not serving.done()
+    if died:
+        server.should_exit = True
+    watching.cancel()
+    await serving
+    return died
+
+
+async def _wait_for_death(engine: Engine) -> None:
+    """Return when nobody listens at the engine's address any more. An engine that we only attached to may come back."""
+    if engine.pid is None:
+        await asyncio.Event().wait()
+    place = urlsplit(engine.url)
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        try:
+            async with asyncio.timeout(WATCH_SECONDS):
+                _, writer = await asyncio.open_connection(place.hostname, place.port)
+        except ConnectionRefusedError:
+            return
+        except (TimeoutError, OSError):  # busy, not dead
+            continue
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def _taken(host: str, port: int, error: Exception) -> str:
+    return f"cannot listen on {host} port {port}: {error}. End the program that uses it, or give another --port."
