@@ -9,15 +9,16 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
-from mopo_train import formats, rows
+from mopo_train import dialogues, formats, ratings, rows
 from mopo_train.errors import DataError
-from mopo_train.formats import PairFormat, Skipped
+from mopo_train.formats import Rated, Skipped, SourceFormat
 from mopo_train.rows import Comparison, RowError
 from mopo_train.sources import RawRows, Row
 
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH = 1000
-KEY_WORDS = 8
-"""64-bit words of a row's four digests, in the order of ``rows.RowKeys``."""
-SAME = "identical responses"
+SAME = Skipped("identical responses")
 
 
 class CanonicalRows(NamedTuple):
@@ -56,12 +55,12 @@ def schema() -> "pa.Schema":
             ("annotator", pa.string()),
             ("group", pa.string()),
             ("place", pa.int64()),
-            ("keys", pa.list_(pa.uint64(), KEY_WORDS)),
+            ("keys", pa.list_(pa.uint64(), rows.KEY_WORDS)),
         ]
     )
 
 
-def convert(raw: RawRows, source_format: PairFormat, objective: str | None) -> CanonicalRows:
+def convert(raw: RawRows, source_format: SourceFormat, objective: str) -> CanonicalRows:
     """The rows of ``raw`` in canonical form, from the cache where they were converted before. Raises DataError."""
     import datasets
 
@@ -73,19 +72,19 @@ def convert(raw: RawRows, source_format: PairFormat, objective: str | None) -> C
     return CanonicalRows(dataset, json.loads((entry / "skipped.json").read_text(encoding="utf-8")))
 
 
-def _entry_name(content: str, source_format: str, objective: str | None) -> str:
+def _entry_name(content: str, source_format: str, objective: str) -> str:
     digest = hashlib.sha256(json.dumps([content, source_format, objective]).encode())
-    for module in (formats.__file__, rows.__file__, __file__):
+    for module in (dialogues.__file__, formats.__file__, ratings.__file__, rows.__file__, __file__):
         digest.update(Path(module).read_bytes())
     return digest.hexdigest()[:32]
 
 
-def _write_entry(entry: Path, raw: RawRows, source_format: PairFormat, objective: str | None) -> None:
+def _write_entry(entry: Path, raw: RawRows, source_format: SourceFormat, objective: str) -> None:
     entry.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix="partial-", dir=entry.parent))
     try:
         skipped: Counter[str] = Counter()
-        _write_rows(partial / "rows.arrow", comparisons(raw, source_format, objective, skipped))
+        _write_rows(partial / "rows.arrow", _comparisons(raw, source_format, objective, skipped, partial))
         (partial / "skipped.json").write_text(json.dumps(skipped), encoding="utf-8")
         try:
             os.rename(partial, entry)
@@ -96,24 +95,40 @@ def _write_entry(entry: Path, raw: RawRows, source_format: PairFormat, objective
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def comparisons(
-    raw: RawRows, source_format: PairFormat, objective: str | None, skipped: Counter[str]
-) -> Iterator[tuple[int, Comparison]]:
-    """Comparisons with the place of their row; what is left out is counted in ``skipped``. Raises DataError."""
+def _comparisons(
+    raw: RawRows, source_format: SourceFormat, objective: str, skipped: Counter[str], work: Path
+) -> Iterator[tuple[int, Comparison, bytes]]:
+    """Comparisons with the place of their row and their keys; what is left out is counted in ``skipped``."""
+    if source_format.rated:
+        scratch = work / "rated.arrow"
+        yield from ratings.pairs(_items(raw, source_format, objective, skipped, Rated), scratch)
+        scratch.unlink()
+    else:
+        yield from _items(raw, source_format, objective, skipped, Comparison)
+
+
+Item = TypeVar("Item", Comparison, Rated)
+
+
+def _items(
+    raw: RawRows, source_format: SourceFormat, objective: str, skipped: Counter[str], kind: type[Item]
+) -> Iterator[tuple[int, Item, bytes]]:
+    """What each row holds, with its place and its keys. Raises DataError that names the row."""
     for place, row in raw.rows():
         try:
             item = _convert_row(row, source_format, objective)
+            if isinstance(item, Comparison) and item.response_a == item.response_b:
+                item = SAME
+            if isinstance(item, Skipped):
+                skipped[item.reason] += 1
+                continue
+            keys = rows.row_keys(item) if isinstance(item, Comparison) else rows.answer_keys(item.prompt, item.response)
         except RowError as error:
             raise DataError(f"'{raw.name}' {raw.unit} {place}: {error}.") from error
-        if isinstance(item, Skipped):
-            skipped[item.reason] += 1
-        elif item.response_a == item.response_b:
-            skipped[SAME] += 1
-        else:
-            yield place, item
+        yield place, cast(Item, item), keys
 
 
-def _convert_row(row: Row, source_format: PairFormat, objective: str | None) -> Comparison | Skipped:
+def _convert_row(row: Row, source_format: SourceFormat, objective: str) -> Comparison | Rated | Skipped:
     if missing := source_format.required - row.keys():
         other = formats.recognise(row)
         found = f"it has the columns of {other.name}" if other else f"its columns are {', '.join(row) or 'none'}"
@@ -124,23 +139,21 @@ def _convert_row(row: Row, source_format: PairFormat, objective: str | None) -> 
     return source_format.convert(row, objective)
 
 
-def _write_rows(path: Path, found: Iterable[tuple[int, Comparison]]) -> None:
+def _write_rows(path: Path, found: Iterable[tuple[int, Comparison, bytes]]) -> None:
     import pyarrow as pa
 
     columns = schema()
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, columns) as writer:
         batch: list[dict[str, Any]] = []
-        for place, row in found:
-            batch.append(_record(place, row))
+        for place, row, keys in found:
+            batch.append(_record(place, row, keys))
             if len(batch) == BATCH:
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=columns))
                 batch = []
-        if batch:
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=columns))
+        writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=columns))
 
 
-def _record(place: int, row: Comparison) -> dict[str, Any]:
-    keys = b"".join(rows.row_keys(row))
+def _record(place: int, row: Comparison, keys: bytes) -> dict[str, Any]:
     return {
         "prompt": row.prompt,
         "response_a": row.response_a,
@@ -151,5 +164,5 @@ def _record(place: int, row: Comparison) -> dict[str, Any]:
         "annotator": row.annotator,
         "group": row.group,
         "place": place,
-        "keys": [int.from_bytes(keys[start : start + 8], "little") for start in range(0, len(keys), 8)],
+        "keys": struct.unpack(f"<{rows.KEY_WORDS}Q", keys),
     }

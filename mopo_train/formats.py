@@ -1,17 +1,29 @@
 """The source formats of preference data, recognised by their columns.
 
-A pair format holds one comparison per row; a rated format holds one answer per row with its ratings, and
-answers to one prompt become pairs (``mopo_train.sources``). Rows of third parties' formats that are no
-comparison, such as one with an empty answer, are skipped and counted, because their users cannot correct them; in our
-own format they are errors.
+A pair format holds one comparison per row; a rated format holds one answer per row with its ratings, and the
+answers to one prompt become pairs (``mopo_train.ratings``). Rows of third parties' formats that are no comparison,
+such as one with an empty answer, are skipped and counted, because their users cannot correct them; in our own format
+they are errors. Not covered: rankings of more than two answers in one row.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from mopo_train.dialogues import (
+    HH_QUERY_TURN,
+    HH_TURN,
+    Answered,
+    common_prompt,
+    helpsteer_turns,
+    is_dialogue,
+    read_answered,
+    split_answer,
+    turns,
+)
 from mopo_train.rows import (
     Comparison,
+    Message,
     RowError,
     read_name,
     read_preferences_field,
@@ -31,11 +43,22 @@ class Skipped(NamedTuple):
 
 
 EMPTY = Skipped("an empty response")
+NO_ANSWER = Skipped("a conversation that does not end with an answer to a user")
+DIFFERENT = Skipped("answers to different conversations")
+EMPTY_TURN = Skipped("an empty turn in the conversation")
+
+
+class Rated(NamedTuple):
+    """One answer with its ratings; only their order for one prompt matters."""
+
+    prompt: list[Message]
+    response: str
+    ratings: dict[str, float]
 
 
 @dataclass(frozen=True)
-class PairFormat:
-    """A format with one comparison per row."""
+class SourceFormat:
+    """How to know a format and read a row of it."""
 
     name: str
     columns: str
@@ -43,15 +66,18 @@ class PairFormat:
     required: frozenset[str]
     """Columns that every row has."""
     matches: Callable[[Row], bool]
-    convert: Callable[[Row, str | None], Comparison | Skipped]
-    """From a row and the objective's name; raises RowError."""
+    """Whether a file whose first row is given has this format."""
+    convert: Callable[[Row, str], Comparison | Rated | Skipped]
+    """From a row and the objective's name (empty unless ``unnamed``); raises RowError."""
+    rated: bool = False
+    """Holds one rated answer per row, not one comparison."""
     unnamed: bool = False
     """Has one label whose objective the file does not name."""
     default: str | None = None
     """Objective of an unnamed label when the caller gives none."""
 
 
-def _own(row: Row, _: str | None) -> Comparison:
+def _own(row: Row, _: str) -> Comparison:
     return Comparison(
         prompt=read_prompt(row.get("prompt")),
         response_a=read_text(row.get("response_a"), "response_a"),
@@ -66,47 +92,210 @@ def _own(row: Row, _: str | None) -> Comparison:
 SAFERLHF_LABELS = {"better_response_id": "helpfulness", "safer_response_id": "safety"}
 
 
-def _saferlhf(row: Row, _: str | None) -> Comparison | Skipped:
+def _saferlhf(row: Row, _: str) -> Comparison | Skipped:
     prompt = read_prompt(row.get("prompt"))
-    responses = [row.get("response_0"), row.get("response_1")]
-    if any(isinstance(text, str) and not text.strip() for text in responses):
+    if _any_empty(row, "response_0", "response_1"):
         return EMPTY
     preferences = {}
     for column, objective in SAFERLHF_LABELS.items():
         if (preferred := row.get(column)) is None:
             continue
-        if preferred not in (0, 1) or isinstance(preferred, bool):
+        if isinstance(preferred, bool) or preferred not in (0, 1):
             raise RowError(f"'{column}' is {shown(preferred)}; expected 0 or 1, the number of the preferred response")
         preferences[objective] = 1.0 - preferred
-    texts = [read_text(text, f"response_{index}") for index, text in enumerate(responses)]
+    texts = [read_text(row[column], column) for column in ("response_0", "response_1")]
     return Comparison(prompt, texts[0], texts[1], preferences)
+
+
+def _chosen(row: Row, objective: str) -> Comparison | Skipped:
+    """Any format with ``chosen`` and ``rejected``: as text or messages, with the prompt beside or inside them."""
+    label = 0.5 if _scores_tie(row) else 1.0
+    pair = _split_texts(row) if isinstance(row["chosen"], str) else _split_messages(row)
+    if isinstance(pair, Skipped):
+        return pair
+    chosen, rejected = pair
+    if not chosen.answer.strip() or not rejected.answer.strip():
+        return EMPTY
+    if chosen.prompt != rejected.prompt:
+        return DIFFERENT
+    if not all(message["content"].strip() for message in chosen.prompt):
+        return EMPTY_TURN
+    return Comparison(read_prompt(chosen.prompt), chosen.answer, rejected.answer, {objective: label})
+
+
+def _split_messages(row: Row) -> tuple[Answered, Answered] | Skipped:
+    given = row.get("prompt")
+    prompt = [] if given is None else read_prompt(given)
+    for column in ("chosen", "rejected"):
+        last = row[column][-1] if isinstance(row[column], list) and row[column] else None
+        if isinstance(last, dict) and last.get("content") == "":
+            return EMPTY
+    return read_answered(row["chosen"], "chosen", prompt), read_answered(row["rejected"], "rejected", prompt)
+
+
+def _split_texts(row: Row) -> tuple[Answered, Answered] | Skipped:
+    chosen, rejected = row["chosen"], row["rejected"]
+    if not isinstance(rejected, str):
+        raise RowError(f"'rejected' is {shown(rejected)}, but 'chosen' is text; expected the same kind in both")
+    given = row.get("prompt", row.get("query"))
+    if given is not None:
+        if not isinstance(given, str) or not is_dialogue(given):
+            prompt = read_prompt(given)
+            return Answered(prompt, chosen), Answered(prompt, rejected)
+        heard = turns(given, HH_QUERY_TURN)
+        if heard[-1]["role"] != "user":
+            return NO_ANSWER
+        return Answered(heard, _without_speaker(chosen)), Answered(heard, _without_speaker(rejected))
+    if not is_dialogue(chosen):
+        text, first, second = common_prompt(chosen, rejected)
+        return Answered(read_prompt(text), first), Answered(read_prompt(text), second)
+    answered = [split_answer(turns(text, HH_TURN)) for text in (chosen, rejected)]
+    if answered[0] is None or answered[1] is None:
+        return NO_ANSWER
+    return answered[0], answered[1]
+
+
+def _without_speaker(answer: str) -> str:
+    return answer.strip().removeprefix("Assistant:").strip()
+
+
+def _scores_tie(row: Row) -> bool:
+    scores = _scores(row)
+    return scores is not None and scores[0] is not None and scores[0] == scores[1]
+
+
+def _scores(row: Row) -> tuple[Any, Any] | None:
+    """The two scores of UltraFeedback, which copies hold in the row or in its field ``metadata``."""
+    for holder in (row, row.get("metadata")):
+        if isinstance(holder, Mapping) and holder.keys() >= {"score_chosen", "score_rejected"}:
+            return holder["score_chosen"], holder["score_rejected"]
+    return None
+
+
+HELPSTEER_RATINGS = {"helpfulness": "helpfulness", "correctness": "factuality", "coherence": "coherence"}
+"""The attributes of which more is better; HelpSteer2's complexity and verbosity describe a style."""
+
+
+def _helpsteer(row: Row, _: str) -> Rated | Skipped:
+    text = row.get("prompt")
+    if not isinstance(text, str) or not text.strip():
+        raise RowError(f"'prompt' is {shown(text)}; expected the question as text")
+    if _any_empty(row, "response"):
+        return EMPTY
+    ratings = {}
+    for column, objective in HELPSTEER_RATINGS.items():
+        if (rating := row.get(column)) is None:
+            continue
+        if isinstance(rating, bool) or not isinstance(rating, int | float) or not 0 <= rating <= 4:
+            raise RowError(f"'{column}' is {shown(rating)}; expected a rating from 0 to 4, or null")
+        ratings[objective] = float(rating)
+    messages = helpsteer_turns(text)
+    if not all(message["content"].strip() for message in messages):
+        return EMPTY_TURN
+    return Rated(read_prompt(messages), read_text(row.get("response"), "response"), ratings)
+
+
+TRUTHFULQA_ENDS = {"\nTrue:": "factuality", "\nHelpful:": "helpfulness"}
+
+
+def _truthfulqa(row: Row, _: str) -> Rated | Skipped:
+    text, verdict = row.get("prompt"), row.get("completion")
+    end = next((end for end in TRUTHFULQA_ENDS if isinstance(text, str) and text.endswith(end)), None)
+    if not isinstance(text, str) or end is None or not text.startswith("Q:") or "\nA:" not in text:
+        raise RowError(
+            f"'prompt' is {shown(text)}; expected 'Q: ...', 'A: ...' and 'True:' or 'Helpful:' on lines of their own"
+        )
+    if not isinstance(verdict, str) or verdict.strip().lower() not in ("yes", "no"):
+        raise RowError(f"'completion' is {shown(verdict)}; expected ' yes' or ' no'")
+    question, answer = text.removeprefix("Q:").removesuffix(end).split("\nA:", maxsplit=1)
+    if not answer.strip():
+        return EMPTY
+    rating = float(verdict.strip().lower() == "yes")
+    return Rated(read_prompt(question.strip()), answer.strip(), {TRUTHFULQA_ENDS[end]: rating})
+
+
+def _any_empty(row: Row, *columns: str) -> bool:
+    return any(isinstance(row.get(column), str) and not row[column].strip() for column in columns)
 
 
 def _has(*columns: str) -> Callable[[Row], bool]:
     return lambda row: row.keys() >= set(columns)
 
 
-OWN = PairFormat(
-    name="MOPO",
-    columns="prompt, response_a, response_b, preferences",
-    required=frozenset({"prompt", "response_a", "response_b"}),
-    matches=_has("prompt", "response_a", "response_b"),
-    convert=_own,
-)
-SAFERLHF = PairFormat(
-    name="PKU-SafeRLHF",
-    columns="prompt, response_0, response_1, better_response_id and/or safer_response_id",
-    required=frozenset({"prompt", "response_0", "response_1"}),
-    matches=lambda row: (
-        row.keys() >= {"prompt", "response_0", "response_1"} and not row.keys().isdisjoint(SAFERLHF_LABELS)
+def _is_hh(row: Row) -> bool:
+    whole = row.keys() >= {"chosen", "rejected"} and row.keys().isdisjoint({"prompt", "query"})
+    return _has("query", "chosen", "rejected")(row) or (
+        whole and isinstance(row["chosen"], str) and is_dialogue(row["chosen"])
+    )
+
+
+def _is_truthfulqa(row: Row) -> bool:
+    return _has("prompt", "completion")(row) and str(row["prompt"]).endswith(tuple(TRUTHFULQA_ENDS))
+
+
+FORMATS: tuple[SourceFormat, ...] = (
+    SourceFormat(
+        name="MOPO",
+        columns="prompt, response_a, response_b, preferences",
+        required=frozenset({"prompt", "response_a", "response_b"}),
+        matches=_has("prompt", "response_a", "response_b"),
+        convert=_own,
     ),
-    convert=_saferlhf,
+    SourceFormat(
+        name="PKU-SafeRLHF",
+        columns="prompt, response_0, response_1, better_response_id and/or safer_response_id",
+        required=frozenset({"prompt", "response_0", "response_1"}),
+        matches=lambda row: (
+            _has("prompt", "response_0", "response_1")(row) and not row.keys().isdisjoint(SAFERLHF_LABELS)
+        ),
+        convert=_saferlhf,
+    ),
+    SourceFormat(
+        name="UltraFeedback",
+        columns="prompt, chosen, rejected, score_chosen and score_rejected (also inside metadata)",
+        required=frozenset({"prompt", "chosen", "rejected"}),
+        matches=lambda row: _has("prompt", "chosen", "rejected")(row) and _scores(row) is not None,
+        convert=_chosen,
+        unnamed=True,
+        default="helpfulness",
+    ),
+    SourceFormat(
+        name="HH-RLHF",
+        columns="chosen, rejected as dialogues of Human: and Assistant:, or query, chosen, rejected",
+        required=frozenset({"chosen", "rejected"}),
+        matches=_is_hh,
+        convert=_chosen,
+        unnamed=True,
+    ),
+    SourceFormat(
+        name="TRL preference",
+        columns="chosen, rejected as text or messages, usually with prompt",
+        required=frozenset({"chosen", "rejected"}),
+        matches=_has("chosen", "rejected"),
+        convert=_chosen,
+        unnamed=True,
+    ),
+    SourceFormat(
+        name="HelpSteer2",
+        columns="prompt, response, helpfulness, correctness, coherence rated 0-4",
+        required=frozenset({"prompt", "response"}),
+        matches=lambda row: _has("prompt", "response")(row) and not row.keys().isdisjoint(HELPSTEER_RATINGS),
+        convert=_helpsteer,
+        rated=True,
+    ),
+    SourceFormat(
+        name="TruthfulQA judge",
+        columns="prompt as 'Q: ... A: ... True:' or 'Helpful:', completion as yes or no",
+        required=frozenset({"prompt", "completion"}),
+        matches=_is_truthfulqa,
+        convert=_truthfulqa,
+        rated=True,
+    ),
 )
+"""Tried in this order."""
 
-FORMATS: tuple[PairFormat, ...] = (OWN, SAFERLHF)
 
-
-def recognise(row: Row) -> PairFormat | None:
+def recognise(row: Row) -> SourceFormat | None:
     """The format that a file whose first row is ``row`` has, or None."""
     return next((known for known in FORMATS if known.matches(row)), None)
 

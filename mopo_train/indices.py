@@ -3,10 +3,13 @@
 Texts are never touched here: rows are told apart by their digests. Does not read sources.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from mopo_train.rows import KEY_WORDS
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -40,11 +43,11 @@ def distinct(keys: KeyArray) -> Distinct:
     return Distinct(number, first[by_appearance])
 
 
-def labelled_objectives(table: Any) -> list[str]:
-    """Objectives with at least one label, the usual ones first."""
+def labelled_objectives(tables: Sequence[Any]) -> list[str]:
+    """Objectives with at least one label in any of the canonical tables, the usual ones first."""
     import pyarrow.compute as pc
 
-    found = pc.unique(pc.list_flatten(table.column("objectives"))).to_pylist()
+    found = {name for table in tables for name in pc.unique(pc.list_flatten(table.column("objectives"))).to_pylist()}
     return sorted(found, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name))
 
 
@@ -66,8 +69,6 @@ def label_matrix(table: Any, objectives: tuple[str, ...]) -> FloatArray:
 
 def row_digests(table: Any) -> KeyArray:
     """(R, KEY_WORDS) digests of the rows."""
-    from mopo_train.canonical import KEY_WORDS
-
     chunks = [chunk.flatten().to_numpy() for chunk in table.column("keys").chunks]
     keys: KeyArray = np.concatenate(chunks).reshape(-1, KEY_WORDS)
     return keys

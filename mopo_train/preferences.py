@@ -1,23 +1,22 @@
 """Preference data in memory: integer and label arrays over texts that stay in memory-mapped Arrow.
 
-Reads every source through ``mopo_train.sources`` (where), ``formats`` (what its columns mean) and ``canonical``
-(Arrow). Prompts and responses are told apart by digests of their texts, so nothing here depends on the order
-of rows or on which response comes first. Computes no win rates and knows no model.
+``mopo_train.naming`` says what is asked for, ``sources`` where it lies, ``formats`` what its columns mean, and
+``canonical`` makes Arrow of it. Prompts and responses are told apart by digests of their texts, so nothing here depends
+on the order of rows or on which response comes first. Computes no win rates and knows no model.
 """
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mopo_train.canonical import convert
 from mopo_train.errors import DataError
 from mopo_train.family import DataSummary
-from mopo_train.formats import PairFormat, known_formats, recognise
 from mopo_train.indices import (
     FloatArray,
     IntArray,
@@ -28,13 +27,11 @@ from mopo_train.indices import (
     row_digests,
     split_groups,
 )
-from mopo_train.rows import Comparison, Message, RowError, check_objective
-from mopo_train.sources import RawRows, find
+from mopo_train.naming import listed, resolve, select
+from mopo_train.rows import Comparison, Message
 
 if TYPE_CHECKING:
     import datasets
-
-NAMED_SOURCE = re.compile(r"([a-z][a-z0-9_-]*)=(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +82,10 @@ class PreferenceData:
         found: IntArray = np.unique(pairs, axis=0)
         return found
 
+    def notes(self) -> list[str]:
+        """What a person should know of the reading, a line each: rows left out, by reason."""
+        return [f"left out {count} rows: {reason}" for reason, count in self.skipped.items()]
+
     def comparisons(self) -> Iterator[Comparison]:
         """The canonical rows in order, read from the memory map in batches; labels on ``objectives`` only."""
         for batch in self.rows.data.to_batches(max_chunksize=1000):
@@ -93,22 +94,6 @@ class PreferenceData:
                 preferences = {name: labels[name] for name in self.objectives if name in labels}
                 texts = row["prompt"], row["response_a"], row["response_b"]
                 yield Comparison(*texts, preferences, row["weight"], row["annotator"], row["group"])
-
-
-class Source(NamedTuple):
-    """One DATA argument."""
-
-    given: str
-    """As given, without the objective."""
-    objective: str | None
-    """From ``objective=DATA``."""
-
-
-class _File(NamedTuple):
-    source: int
-    """Which DATA argument it belongs to."""
-    raw: RawRows
-    source_format: PairFormat
 
 
 def read_preferences(
@@ -121,100 +106,31 @@ def read_preferences(
     labels, ``objectives`` selects the ones to read, in this order. ``at_least`` is the least number of objectives;
     MOPO needs two. Raises DataError for data that cannot be used.
     """
-    given = [parse_source(source) for source in sources]
-    if not given:
-        raise DataError("no preference data was named; give at least one file, directory or hub name.")
-    files = [_File(index, raw, _recognise(raw)) for index, source in enumerate(given) for raw in find(source.given)]
-    names = _name_labels(given, files, list(objectives or []))
-    selected = (
-        None if any(file.source_format.unnamed and not given[file.source].objective for file in files) else objectives
-    )
-    return _join([str(source) for source in sources], files, names, selected, at_least)
-
-
-def parse_source(source: str | Path) -> Source:
-    """Path or hub name and, from ``objective=DATA``, the name of its label. An existing path is never split."""
-    match = NAMED_SOURCE.fullmatch(str(source))
-    if match is None or isinstance(source, Path) or Path(source).exists():
-        return Source(str(source), None)
-    return Source(match[2], match[1])
-
-
-def _recognise(raw: RawRows) -> PairFormat:
-    _, first = next(raw.rows(), (0, None))
-    if first is None:
-        raise DataError(f"'{raw.name}' holds no rows; expected one comparison per {raw.unit}.")
-    found = recognise(first)
-    if found is None:
-        raise DataError(
-            f"'{raw.name}' has the columns {', '.join(map(str, first)) or '(none)'}, which are no known format of "
-            f"preference data. Known are: {known_formats()}. Rename the columns, or write one comparison per line with "
-            "prompt, response_a, response_b and preferences ({objective: number in [0, 1] or null})."
-        )
-    return found
-
-
-def _name_labels(given: list[Source], files: list[_File], objectives: list[str]) -> list[str | None]:
-    """The name of each file's label, None where the file itself names its labels. Raises DataError."""
-    for name in objectives:
-        try:
-            check_objective(name)
-        except RowError as error:
-            raise DataError(f"objective {name!r}: {error}.") from error
-    open_sources = list(
-        dict.fromkeys(f.source for f in files if f.source_format.unnamed and not given[f.source].objective)
-    )
-    if len(objectives) not in (0, 1, len(open_sources)) and open_sources:
-        raise DataError(
-            f"{len(objectives)} objectives for {len(open_sources)} sources whose labels have no name; "
-            "give one for all, one for each in the order of the sources, or write objective=DATA."
-        )
-    names: list[str | None] = []
-    for file in files:
-        source, known = given[file.source], file.source_format
-        if not known.unnamed:
-            if source.objective:
-                raise DataError(
-                    f"'{source.given}' is in the format {known.name}, which names its own objectives; "
-                    f"write it without '{source.objective}='."
-                )
-            names.append(None)
-            continue
-        listed = objectives * len(open_sources) if len(objectives) == 1 else objectives
-        label = source.objective or (listed[open_sources.index(file.source)] if listed else known.default)
-        if label is None:
-            raise DataError(
-                f"'{source.given}' is in the format {known.name}, whose labels have no name; say which objective the "
-                f"annotators judged: write helpfulness={source.given}, or give --objective helpfulness."
-            )
-        names.append(label)
-    return names
-
-
-def _join(
-    shown: list[str], files: list[_File], names: list[str | None], selected: Sequence[str] | None, at_least: int
-) -> PreferenceData:
-    """One ``PreferenceData`` from every file."""
-    import datasets
-
-    from mopo_train.canonical import convert
-
-    parts = [convert(file.raw, file.source_format, name) for file, name in zip(files, names, strict=True)]
+    resolved = resolve(sources, objectives or ())
+    parts = [convert(file.raw, file.source_format, file.objective) for file in resolved.files]
     skipped: Counter[str] = Counter()
     for part in parts:
         skipped.update(part.skipped)
     filled = [part.dataset for part in parts if len(part.dataset)]
     if not filled:
         raise DataError(
-            f"{_listed(shown)} hold no usable comparison: "
-            + ", ".join(f"{count} rows with {reason}" for reason, count in skipped.items())
-            + ". Give data with two different answers per row."
+            f"{listed(resolved.sources)}: no usable comparison, only rows with "
+            + ", ".join(f"{reason} ({count})" for reason, count in skipped.items())
+            + ". Give data with two different answers to a prompt."
         )
-    rows = filled[0] if len(filled) == 1 else datasets.concatenate_datasets(filled)
+    chosen = select(resolved, labelled_objectives([dataset.data for dataset in filled]), at_least)
+    return _assemble(filled, chosen, source=resolved.sources, skipped=dict(skipped))
+
+
+def _assemble(
+    parts: "list[datasets.Dataset]", objectives: tuple[str, ...], *, source: list[str], skipped: dict[str, int]
+) -> PreferenceData:
+    """The arrays of all canonical rows, one part after the other."""
+    import datasets
+
+    rows = parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
     table = rows.data
-    found = labelled_objectives(table)
-    chosen = _select(shown, found, selected, at_least)
-    labels = label_matrix(table, chosen)
+    labels = label_matrix(table, objectives)
     keys = row_digests(table)
     prompts = distinct(keys[:, 0:2])
     responses = distinct(keys[:, 2:6].reshape(-1, 2))  # a and b of a row are neighbours: (2R,)
@@ -224,7 +140,7 @@ def _join(
     rank[order] = np.arange(len(order))
     sides = rank[responses.number].reshape(-1, 2)  # (R, 2)
     return PreferenceData(
-        objectives=chosen,
+        objectives=objectives,
         labels=labels,
         weight=table.column("weight").to_numpy(),
         prompt=prompts.number,
@@ -234,38 +150,14 @@ def _join(
         group=split_groups(table, prompts),
         prompt_key=keys[prompts.first, 0:2],
         summary=DataSummary(
-            source=shown,
+            source=source,
             sha256=hashlib.sha256(keys[:, 6:8].astype("<u8").tobytes()).hexdigest(),
             pairs=len(rows),
             prompts=len(prompts.first),
-            labelled={name: int((~np.isnan(labels[:, k])).sum()) for k, name in enumerate(chosen)},
+            labelled={name: int((~np.isnan(labels[:, k])).sum()) for k, name in enumerate(objectives)},
         ),
-        skipped=dict(skipped),
+        skipped=skipped,
         rows=rows,
         _prompt_row=prompts.first,
         _response_place=responses.first[order],
     )
-
-
-def _select(shown: list[str], found: list[str], selected: Sequence[str] | None, at_least: int) -> tuple[str, ...]:
-    """The objectives to read. Raises DataError."""
-    if not found:
-        raise DataError(
-            f"no row of {_listed(shown)} carries a label; "
-            'expected preferences such as {"helpfulness": 1, "safety": 0.5}.'
-        )
-    if unknown := [name for name in selected or () if name not in found]:
-        raise DataError(
-            f"objective '{unknown[0]}' is labelled nowhere in {_listed(shown)}; labelled are: {', '.join(found)}."
-        )
-    chosen = tuple(dict.fromkeys(selected)) if selected else tuple(found)
-    if len(chosen) < at_least:
-        raise DataError(
-            f"{_listed(shown)} have labels on {len(chosen)} objective ({', '.join(chosen)}), but MOPO trades at least "
-            f"{at_least} against each other. Name a second data set beside it that labels another; they are joined."
-        )
-    return chosen
-
-
-def _listed(sources: Sequence[str]) -> str:
-    return ", ".join(f"'{source}'" for source in sources)

@@ -52,17 +52,6 @@ class Comparison(NamedTuple):
         return row
 
 
-class RowKeys(NamedTuple):
-    """128-bit digests that identify parts of a row, 16 bytes each."""
-
-    prompt: bytes
-    response_a: bytes
-    """Of the prompt and the response: the same text answering two prompts is two responses."""
-    response_b: bytes
-    row: bytes
-    """Of the whole canonical row."""
-
-
 def plain(prompt: Sequence[Message]) -> str | list[Message]:
     """The text of a prompt that is one user message, otherwise its messages."""
     if len(prompt) == 1 and prompt[0]["role"] == "user":
@@ -70,11 +59,23 @@ def plain(prompt: Sequence[Message]) -> str | list[Message]:
     return list(prompt)
 
 
-def row_keys(row: Comparison) -> RowKeys:
-    """Digests of ``row``. Raises RowError for text that is not valid Unicode."""
-    prompt = _digest([part for message in row.prompt for part in (message["role"], message["content"])])
-    keys = [prompt.hex(), row.response_a], [prompt.hex(), row.response_b], [to_json(row.canonical())]
-    return RowKeys(prompt, *(_digest(parts) for parts in keys))
+KEY_WORDS = 8
+"""64-bit words of ``row_keys``."""
+
+
+def row_keys(row: Comparison) -> bytes:
+    """Four digests of 16 bytes: of the prompt, of response_a and of response_b (with the prompt), of the whole row.
+
+    Raises RowError for text that is not valid Unicode.
+    """
+    first, second = answer_keys(row.prompt, row.response_a), answer_keys(row.prompt, row.response_b)
+    return first + second[16:] + _digest([to_json(row.canonical())])
+
+
+def answer_keys(prompt: Sequence[Message], response: str) -> bytes:
+    """Two digests of 16 bytes: of the prompt, and of the response to it. Raises RowError as ``row_keys``."""
+    asked = _digest([part for message in prompt for part in (message["role"], message["content"])])
+    return asked + _digest([asked.hex(), response])
 
 
 def to_json(value: Any) -> str:
@@ -178,9 +179,9 @@ def read_weight(value: Any) -> float:
 
 
 def read_name(value: Any, field: str) -> str | None:
-    """An identifier given as text or whole number, or None. Raises RowError."""
+    """An identifier given as text or whole number; None where absent or empty. Raises RowError."""
     if value is None or isinstance(value, str):
-        return value
+        return value or None
     if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
         return str(int(value))
     raise RowError(f"'{field}' is {shown(value)}; expected a string or a whole number")

@@ -55,7 +55,8 @@ def find(given: str) -> list[RawRows]:
             return [_open_file(path)]
     except OSError as error:
         raise DataError(f"'{given}' cannot be read: {error.strerror or error}; check its permissions.") from error
-    if HUB_NAME.fullmatch(given) and not given.endswith((*SUFFIXES, ".json")):
+    # a name inside a directory that exists is a misspelt path, and asking the hub for it would take long
+    if HUB_NAME.fullmatch(given) and not path.parent.exists() and not given.endswith((*SUFFIXES, ".json")):
         return [HubRows(given)]
     raise DataError(
         f"no file or directory '{given}'; expected JSON Lines (also .gz), Parquet, a directory of such files, or a "
