@@ -14,7 +14,7 @@ import scipy.optimize
 from mopo_train.errors import DataError, FloorError
 from mopo_train.family import check_floors
 from mopo_train.feasibility import attainable_values, nearest_feasible
-from mopo_train.interior import solve_robust, tilt_robust
+from mopo_train.interior import lower_values, solve_robust, tilt_robust
 from mopo_train.robust import lower_value, radii
 from mopo_train.tilting import (
     Problem,
@@ -26,7 +26,7 @@ from mopo_train.tilting import (
     tilt_scores,
     values_by_prompt,
 )
-from mopo_train.winrates import UNLABELLED_RATE, FloatArray, WinRates
+from mopo_train.winrates import UNLABELLED_RATE, FloatArray, WinRates, max_by_prompt
 
 LARGEST_MULTIPLIER = 1e6
 """A dual that wants more has no finite optimum for practical purposes."""
@@ -34,8 +34,8 @@ PRECISION = 1e-10
 """Largest violation of the optimality conditions of an accepted solution."""
 EDGE = 1e-6
 """A floor beyond the attainable value by no more than this counts as met."""
-MARGIN = 1e-7
-"""Floors at the very edge of what can be attained are met to within this: there the multipliers stay finite."""
+MARGINS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
+"""Floors at the very edge of what can be attained are met to within the first of these with finite multipliers."""
 
 
 class Solution(NamedTuple):
@@ -82,12 +82,7 @@ def solve(
     if weights is not None:
         return _solution(rates, problem, weights, radius, floors)
     nearest = nearest_feasible(problem, bounds, reach)
-    weights = _optimum(problem, np.minimum(bounds, nearest.values) - MARGIN, reach)
-    if weights is None:
-        raise FloorError(
-            f"the dual for the floors {dict(floors)} did not converge at tau = {tau:g}; "
-            "use a larger tau, or floors further from the attainable values."
-        )
+    weights = _near_optimum(problem, np.minimum(bounds, nearest.values), reach, nearest.pressure)
     solution = _solution(rates, problem, weights, radius, floors)
     if nearest.shortfall <= EDGE:
         return solution
@@ -155,6 +150,37 @@ def _optimum(problem: Problem, bounds: FloatArray, radius: FloatArray) -> FloatA
     if start is None or not (radius > 0).any():
         return start
     return solve_robust(problem, bounds, radius, start)
+
+
+def _near_optimum(problem: Problem, bounds: FloatArray, radius: FloatArray, pressure: FloatArray | None) -> FloatArray:
+    """As `_optimum`, for floors that can just be met: lowered as little as finite multipliers need.
+
+    Where even that does not converge (robust floors with a radius near log n), the multipliers along the direction
+    that comes closest: those of the policy of smallest shortfall, or of the best response of every prompt.
+    """
+    if len(bounds) > 1 or radius[0] == 0:
+        for margin in MARGINS:
+            weights = _optimum(problem, bounds - margin, radius)
+            if weights is not None:
+                return weights
+    directions = [problem.labelled.astype(np.float64)]
+    if len(bounds) == 1:  # there t is the worst reweighting of the best response of every prompt
+        best = max_by_prompt(problem.rates[0], problem.starts)[problem.labelled[0]]
+        worst = np.zeros((1, problem.prompts))
+        worst[0, problem.labelled[0]] = lower_value(best, float(radius[0])).weights
+        directions.insert(0, worst)
+    if pressure is not None:
+        directions.insert(0, pressure * problem.tau)
+    closest, found = np.inf, directions[0]
+    for direction in directions:
+        for power in range(35):
+            weights = direction * 1.5**power
+            shortfall = float((bounds - lower_values(problem, weights, radius)).max())
+            if shortfall < closest:
+                closest, found = shortfall, weights
+            if shortfall <= MARGINS[0]:
+                return weights
+    return found
 
 
 def solve_plain(problem: Problem, bounds: FloatArray) -> FloatArray | None:

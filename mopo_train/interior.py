@@ -9,27 +9,33 @@ with means over the prompts labelled on k. At the optimum, with a multiplier chi
 
     v_k(x) + chi_k (log(u_k(x) / lambda_k) - epsilon_k) = b_k,    chi_k c_k = 0,
 
-so u_k is proportional to exp(-v_k / chi_k). Newton steps on these conditions, with chi_k s_k = mu -> 0 and a slack s for
-c, cost one small block per prompt (the covariance of the win rates) and a dense system of order 2m: time is linear
-in the responses and the accuracy that of Newton's method. u is moved by its logarithm, so it may be as small as the
-optimum wants. For given multipliers the same equations hold with b unknown and lambda fixed.
+so u_k is proportional to exp(-v_k / chi_k). Newton steps on these conditions, with chi_k s_k = mu sqrt(epsilon_k),
+mu -> 0, and a slack s for c (scaled so that all conditions are of one order for small balls), cost one small block per prompt (the covariance of the win rates) and a dense system of order 2m: time is
+linear in the responses and the accuracy that of Newton's method. u is moved by its logarithm, so it may be as small
+as the optimum wants. With given multipliers the same equations hold with lambda fixed and b unknown; the smallest
+largest shortfall is the same problem without a primary, with tau -> 0, sum lambda = 1 and b unknown up to a shift.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
+from mopo_train.errors import FloorError
 from mopo_train.robust import lower_value
 from mopo_train.tilting import Problem, covariances, prompt_values, scores, tilt_scores
-from mopo_train.winrates import FloatArray
+from mopo_train.winrates import FloatArray, max_by_prompt
 
 ITERATIONS = 200
 LAST_BARRIER = 1e-12
 PRECISION = 1e-10
 """Root mean square of the residuals of the optimality conditions at which the iteration stops."""
+ROUNDED_BARRIER, ROUNDED = 1e-9, 1e-8
+"""What still counts as converged where rounding stops the iteration earlier."""
 ACCEPTED = 1e-7
 """Largest error of a floor, computed independently of the iteration, in an accepted solution."""
-LARGEST_MULTIPLIER = 1e6
+SMOOTHING = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+"""Falling weights of the divergence in the search for the smallest shortfall."""
 NEGLIGIBLE = 1e-7
 """A multiplier below this whose floor holds with room belongs to a floor that does not bind."""
 
@@ -43,6 +49,15 @@ class _State(NamedTuple):
     """(m,)"""
     bounds: FloatArray
     """(m,) floors; unknown where the multipliers are fixed."""
+
+
+class _Ties(NamedTuple):
+    """Floors b + shifts @ y with unknown y, and what the multipliers must satisfy instead."""
+
+    shifts: FloatArray
+    """(m, q)"""
+    sums: FloatArray
+    """(q,) required sums of shifts x labelled share of the prompts x lambda."""
 
 
 class _Residuals(NamedTuple):
@@ -69,14 +84,15 @@ def solve_robust(problem: Problem, bounds: FloatArray, radius: FloatArray, start
 
     ``start`` (m,) are the plain multipliers.
     """
-    weights = _iterate(problem, bounds, radius, np.maximum(start, 0.05), fixed=False)
-    if weights is None:
+    found = _iterate(problem, bounds, radius, np.maximum(start, 0.05), None)
+    if not found.converged:
         return None
-    low = _lower_values(problem, weights, radius)
+    weights = found.weights
+    low = lower_values(problem, weights, radius)
     means = weights.sum(axis=1) / problem.counts
     idle = (means < NEGLIGIBLE) & (low > bounds + ACCEPTED)
     weights[idle] = 0.0
-    low = _lower_values(problem, weights, radius) if idle.any() else low
+    low = lower_values(problem, weights, radius) if idle.any() else low
     error = np.where(idle | (means < NEGLIGIBLE), np.maximum(bounds - low, 0.0), np.abs(bounds - low))
     return weights if error.max() <= ACCEPTED else None
 
@@ -86,53 +102,114 @@ def tilt_robust(problem: Problem, multipliers: FloatArray, radius: FloatArray) -
     weights = np.zeros(problem.labelled.shape)
     used = multipliers > 0
     if used.any():
-        found = _iterate(problem.keep(used), np.zeros(int(used.sum())), radius[used], multipliers[used], fixed=True)
-        if found is None:
-            raise ArithmeticError(f"no worst reweighting found for the multipliers {multipliers.tolist()}")
-        weights[used] = found
+        part, given = problem.keep(used), multipliers[used]
+        ties = _Ties(np.eye(len(given)), part.counts / part.prompts * given)
+        found = _iterate(part, np.zeros(len(given)), radius[used], given, ties)
+        if not found.converged:
+            raise FloorError(
+                f"no worst reweighting found for multipliers {multipliers.tolist()} and epsilon {radius.tolist()}; "
+                "use smaller multipliers, a smaller epsilon, or epsilon = 0 for plain floors."
+            )
+        weights[used] = found.weights
     return weights
 
 
-def _lower_values(problem: Problem, weights: FloatArray, radius: FloatArray) -> FloatArray:
+class _Found(NamedTuple):
+    weights: FloatArray
+    """(m, P) u."""
+    converged: bool
+    inside: bool
+    """Every reweighting lies in its ball."""
+
+
+class Shortfall(NamedTuple):
+    """Bounds on the smallest largest shortfall to floors, and the values of a policy that attains the upper one."""
+
+    low: float
+    high: float
+    values: FloatArray
+    """(m,) robust values."""
+    pressure: FloatArray
+    """(m, P) u / tau of that policy, which is proportional to reference exp(sum_k pressure_k w_k)."""
+
+
+def smallest_shortfall(problem: Problem, bounds: FloatArray, radius: FloatArray) -> Shortfall:
+    """How far every policy misses some robust floor in ``bounds`` (m,): certified from both sides.
+
+    Minimises the largest shortfall plus tau KL for falling tau. The policy gives the upper bound; its
+    multipliers and reweightings give the lower one, since no policy exceeds the best response of every prompt.
+    """
+    part = problem.counts / problem.prompts
+    weights = np.where(problem.labelled, 1 / part.sum(), 0.0)
+    best = Shortfall(-np.inf, np.inf, np.zeros(len(bounds)), weights)
+    for tau in SMOOTHING:
+        smooth = replace(problem, base=np.zeros_like(problem.base), tau=tau)
+        ties = _Ties(np.ones((len(bounds), 1)), np.ones(1))
+        found = _iterate(smooth, bounds, radius, weights, ties)
+        weights = found.weights
+        values = lower_values(smooth, weights, radius)
+        low = _certified(smooth, weights, bounds) if found.inside else -np.inf
+        high = float((bounds - values).max())
+        best = best._replace(low=max(best.low, low))
+        if high < best.high:
+            best = best._replace(high=high, values=values, pressure=weights / tau)
+    return best
+
+
+def _certified(problem: Problem, weights: FloatArray, bounds: FloatArray) -> float:
+    """A shortfall that no policy undercuts: the value of the multipliers against the best of all policies."""
+    top = max_by_prompt(scores(problem, weights) - problem.base, problem.starts).mean()
+    lagrangian = weights.sum(axis=1) / problem.prompts  # (m,) labelled share x lambda
+    return float((lagrangian @ bounds - top) / lagrangian.sum())
+
+
+def lower_values(problem: Problem, weights: FloatArray, radius: FloatArray) -> FloatArray:
+    """(m,) robust values of the policy for multipliers ``weights`` (m, P)."""
     values = prompt_values(problem, tilt_scores(problem, scores(problem, weights)).share)
     return np.array([lower_value(values[k, problem.labelled[k]], radius[k]).value for k in range(len(radius))])
 
 
-def _iterate(
-    problem: Problem, bounds: FloatArray, radius: FloatArray, start: FloatArray, *, fixed: bool
-) -> FloatArray | None:
-    """u at the optimum, from u = ``start`` (m,); with ``fixed``, lambda stays ``start`` and the floors are unknown."""
-    state = _first(problem, bounds, radius, start, fixed)
-    barrier = float((state.chi * state.slack).mean())
+def _iterate(problem: Problem, bounds: FloatArray, radius: FloatArray, start: FloatArray, ties: _Ties | None) -> _Found:
+    """Newton's iteration for u, from ``start`` (m,) or (m, P)."""
+    state = _first(problem, bounds, radius, start)
+    barrier = float((state.chi * state.slack / np.sqrt(radius)).mean())
     now = _residuals(problem, radius, state, barrier)
-    for _ in range(ITERATIONS):
+    for iteration in range(ITERATIONS):
         if barrier <= LAST_BARRIER and now.size <= PRECISION:
-            return now.weights
+            break
         if now.size <= 10 * barrier and barrier > LAST_BARRIER:
             barrier = max(LAST_BARRIER, 0.1 * barrier)
             now = _residuals(problem, radius, state, barrier)
-        step = _newton(problem, state, now, barrier, fixed)
-        moved = _move(problem, radius, state, step, now, barrier)
+        step = _newton(problem, state, now, barrier * np.sqrt(radius), ties)
+        moved = _move(problem, radius, state, step, barrier)
         if moved is None:
-            return now.weights if barrier <= 1e-9 and now.size <= 1e-8 else None
+            break
         state, now = moved
-        if now.means.max() > LARGEST_MULTIPLIER:
-            return None
-    return None
+        if (
+            ties is None
+            and iteration % 5 == 4
+            and (now.ball >= 0).all()
+            and _certified(problem, now.weights, bounds) > 0
+        ):
+            break  # no policy meets these floors
+    converged = barrier <= ROUNDED_BARRIER and now.size <= ROUNDED
+    return _Found(now.weights, converged, bool((now.ball >= 0).all()))
 
 
-def _first(problem: Problem, bounds: FloatArray, radius: FloatArray, start: FloatArray, fixed: bool) -> _State:
-    logs = np.where(problem.labelled, np.log(start)[:, None], 0.0)
-    values = prompt_values(problem, tilt_scores(problem, scores(problem, start)).share)
+def _first(problem: Problem, bounds: FloatArray, radius: FloatArray, start: FloatArray) -> _State:
+    each = np.broadcast_to(start if start.ndim == 2 else start[:, None], problem.labelled.shape)
+    logs = np.where(problem.labelled, np.log(np.where(each > 0, each, 1e-300)), 0.0)
+    weights = np.where(problem.labelled, each, 0.0)
+    values = prompt_values(problem, tilt_scores(problem, scores(problem, weights)).share)
     means = values.sum(axis=1) / problem.counts
     spread = np.sqrt((np.where(problem.labelled, values - means[:, None], 0.0) ** 2).sum(axis=1) / problem.counts)
     chi = np.maximum(spread, 0.01) / np.sqrt(2 * radius)
-    return _State(logs, chi, radius * start, means if fixed else bounds)
+    return _State(logs, chi, radius * weights.sum(axis=1) / problem.counts, bounds)
 
 
 def _residuals(problem: Problem, radius: FloatArray, state: _State, barrier: float) -> _Residuals:
     weights = np.where(problem.labelled, np.exp(state.logs), 0.0)
-    means = weights.sum(axis=1) / problem.counts
+    means = np.maximum(weights.sum(axis=1) / problem.counts, 1e-300)
     share = tilt_scores(problem, scores(problem, weights)).share
     values = prompt_values(problem, share)
     relative = np.where(problem.labelled, state.logs - np.log(means)[:, None], 0.0)  # log t
@@ -140,8 +217,9 @@ def _residuals(problem: Problem, radius: FloatArray, state: _State, barrier: flo
     stationarity = values + state.chi[:, None] * slopes - np.where(problem.labelled, state.bounds[:, None], 0.0)
     excess = np.where(problem.labelled, weights * relative - weights + means[:, None], 0.0)  # >= 0: no cancellation
     ball = radius * means - excess.sum(axis=1) / problem.counts
-    squares = (stationarity**2).sum(axis=1) / problem.counts
-    squares += (ball - state.slack) ** 2 + (state.chi * state.slack - barrier) ** 2
+    visible = np.exp(np.minimum(relative, 0.0))  # where t -> 0 only t x residual matters
+    squares = (visible * stationarity**2).sum(axis=1) / problem.counts
+    squares += ((ball - state.slack) / radius) ** 2 + (state.chi * state.slack / np.sqrt(radius) - barrier) ** 2
     return _Residuals(weights, means, share, values, slopes, stationarity, ball, float(np.sqrt(squares.mean())))
 
 
@@ -152,7 +230,7 @@ class _Step(NamedTuple):
     bounds: FloatArray
 
 
-def _newton(problem: Problem, state: _State, now: _Residuals, barrier: float, fixed: bool) -> _Step:
+def _newton(problem: Problem, state: _State, now: _Residuals, complementarity: FloatArray, ties: _Ties | None) -> _Step:
     """Newton direction: per-prompt blocks are eliminated, a dense system in lambda, chi (and b) is left."""
     m = len(state.chi)
     covariance = covariances(problem, now.share, now.values) / problem.tau  # (P, m, m)
@@ -174,14 +252,22 @@ def _newton(problem: Problem, state: _State, now: _Residuals, barrier: float, fi
     target = np.concatenate(
         [
             -moved.sum(axis=0) / problem.counts,
-            barrier - state.chi * now.ball - state.chi * (slopes * moved).sum(axis=0) / problem.counts,
+            complementarity - state.chi * now.ball - state.chi * (slopes * moved).sum(axis=0) / problem.counts,
         ]
     )
-    if fixed:  # lambda does not move; b does
-        system = np.block([[-flat, system[:m, m:]], [-chi * left, system[m:, m:]]])
+    if ties is not None:
+        part = ties.shifts.T * (problem.counts / problem.prompts)  # (q, m)
+        unknown = len(part)
+        system = np.block(
+            [
+                [system, np.vstack([-flat @ ties.shifts, -chi * left @ ties.shifts])],
+                [part, np.zeros((unknown, m + unknown))],
+            ]
+        )
+        target = np.append(target, ties.sums - part @ now.means)
     solution = np.linalg.lstsq(system, target, rcond=1e-15)[0]
-    d_chi = solution[m:]
-    d_means, d_bounds = (np.zeros(m), solution[:m]) if fixed else (solution[:m], np.zeros(m))
+    d_means, d_chi = solution[:m], solution[m : 2 * m]
+    d_bounds = np.zeros(m) if ties is None else ties.shifts @ solution[2 * m :]
     drive = -now.stationarity.T + pull * d_means - slopes * d_chi + d_bounds  # (P, m)
     drive *= problem.labelled.T
     d_weights = np.einsum("pkj,pj->pk", response, drive)
@@ -191,7 +277,7 @@ def _newton(problem: Problem, state: _State, now: _Residuals, barrier: float, fi
 
 
 def _move(
-    problem: Problem, radius: FloatArray, state: _State, step: _Step, now: _Residuals, barrier: float
+    problem: Problem, radius: FloatArray, state: _State, step: _Step, barrier: float
 ) -> tuple[_State, _Residuals] | None:
     """The state after the longest acceptable step, or None where no step makes the residuals smaller."""
     longest = 1.0
@@ -199,6 +285,7 @@ def _move(
         falling = change < 0
         if falling.any():
             longest = min(longest, 0.995 * float((value[falling] / -change[falling]).min()))
+    size = _residuals(problem, radius, state, barrier).size
     for halving in range(40):
         length = longest * 0.5**halving
         change = length * step.logs
@@ -210,6 +297,6 @@ def _move(
             state.bounds + length * step.bounds,
         )
         fresh = _residuals(problem, radius, moved, barrier)
-        if fresh.size < (1 - 1e-4 * length) * now.size:
+        if fresh.size < (1 - 1e-4 * length) * size:
             return moved, fresh
     return None
