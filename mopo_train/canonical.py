@@ -64,10 +64,16 @@ def convert(raw: RawRows, source_format: SourceFormat, objective: str) -> Canoni
     """The rows of ``raw`` in canonical form, from the cache where they were converted before. Raises DataError."""
     import datasets
 
-    root = Path(datasets.config.HF_DATASETS_CACHE) / "mopo"
+    root = Path(os.environ.get("HF_DATASETS_CACHE") or datasets.config.HF_DATASETS_CACHE) / "mopo"
     entry = root / _entry_name(raw.key(), source_format.name, objective)
     if not (entry / "skipped.json").is_file():
-        _write_entry(entry, raw, source_format, objective)
+        try:
+            _write_entry(entry, raw, source_format, objective)
+        except OSError as error:
+            raise DataError(
+                f"cannot write the converted rows of '{raw.name}' to '{root}': {error.strerror or error}; "
+                "make room there, or name another directory in the environment variable HF_DATASETS_CACHE."
+            ) from error
     dataset = datasets.Dataset.from_file(str(entry / "rows.arrow"))
     return CanonicalRows(dataset, json.loads((entry / "skipped.json").read_text(encoding="utf-8")))
 

@@ -87,8 +87,8 @@ def select(resolved: Resolved, labelled: Sequence[str], at_least: int) -> tuple[
     if len(chosen) < at_least:
         raise DataError(
             f"{where}: labels on {len(chosen)} objective only ({', '.join(chosen)}), but MOPO trades at least "
-            f"{at_least} against each other. Name a second data set, which labels another objective, beside it: DATA may "
-            "be given several times, and the same prompts are joined."
+            f"{at_least} against each other. Name a second data set that labels another one beside it: DATA may be "
+            "given several times, and the same prompts are joined."
         )
     return chosen
 
