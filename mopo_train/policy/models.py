@@ -43,8 +43,11 @@ def find_model(model: str) -> Path | None:
     return None
 
 
-def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of ``model`` with a chat template, an end and a padding token. Raises ModelError."""
+def load_tokenizer(model: str, *, add_template: bool = True) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``model`` with a chat template, an end and a padding token. Raises ModelError.
+
+    One without a chat template gets the simple one, or is refused where it could not be kept (``add_template`` False).
+    """
     source = find_model(model) or model
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
@@ -52,6 +55,11 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         raise cannot_load("tokenizer", model, error) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of '{model}' has no end-of-sequence token, so answers could not end.")
+    if tokenizer.chat_template is None and not add_template:
+        raise ModelError(
+            f"the tokenizer of '{model}' has no chat template, so engines could not render prompts. Train a reference "
+            f"with 'mopo-train reference DATA --model {model} --out DIR' and give that directory."
+        )
     if tokenizer.chat_template is None:
         tokenizer.chat_template = CHAT_TEMPLATE
     if tokenizer.pad_token_id is None:

@@ -107,6 +107,11 @@ def token_log_probabilities(model: PreTrainedModel, batch: TokenBatch) -> Tensor
     return -losses.view_as(batch.targets)
 
 
+def response_log_probabilities(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
+    """Log p(response | prompt) in nats, shape (B,): summed over the response's tokens, its end included."""
+    return token_log_probabilities(model, batch).sum(dim=1)
+
+
 def length_buckets(lengths: Sequence[int], size: int, generator: np.random.Generator) -> list[list[int]]:
     """One epoch of batches of ``size`` indices, similar lengths together, in random order.
 

@@ -1,0 +1,86 @@
+"""The prompts and responses of preference data as tokens, and the reference's log-probability of each response."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mopo_train.console import progress, say
+from mopo_train.policy.tokens import (
+    Encoded,
+    TokenBatch,
+    collate,
+    encode_prompts,
+    encode_responses,
+    join,
+    response_log_probabilities,
+)
+from mopo_train.preferences import PreferenceData
+from mopo_train.winrates import FloatArray, IntArray
+
+SCORED_TOGETHER = 32
+"""Responses in a batch of the reference's pass, which keeps no gradients."""
+
+
+class Corpus(NamedTuple):
+    """Y responses with their prompts as tokens."""
+
+    rows: list[Encoded]
+    """(Y) prompt and response; the prompt's array is shared by its responses."""
+    lengths: IntArray
+    """(Y,) tokens of both."""
+    digest: str
+    """Of all tokens: what the reference's log-probabilities depend on besides the model."""
+
+
+def encode_corpus(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, limit: int) -> Corpus:
+    """Tokenise ``data`` once, at most ``limit`` tokens per prompt and response together.
+
+    Raises DataError for prompts without room for an answer and for responses without tokens.
+    """
+    conversations: Any = [data.messages(prompt) for prompt in range(len(data.group))]
+    prompts = encode_prompts(tokenizer, conversations, limit)
+    responses = encode_responses(tokenizer, [data.response(index) for index in range(len(data.response_prompt))])
+    rows = [join(prompts[x], y, limit) for x, y in zip(data.response_prompt.tolist(), responses, strict=True)]
+    if cut := sum(len(row.response) < len(full) for row, full in zip(rows, responses, strict=True)):
+        say(f"{cut} of {len(rows)} responses exceed {limit} tokens with their prompt: their end is cut off")
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(np.array([len(row.prompt), len(row.response)]).tobytes() + row.prompt.tobytes())
+        digest.update(row.response.tobytes())
+    return Corpus(rows, np.array([row.length for row in rows], dtype=np.int64), digest.hexdigest())
+
+
+def reference_log_probabilities(
+    model: PreTrainedModel, corpus: Corpus, needed: Sequence[int], directory: Path, key: str
+) -> FloatArray:
+    """(Y,) log pi_ref(y | x) in nats of the responses ``needed``; NaN for those that nobody asked for yet.
+
+    Kept in ``directory`` under the digest of the tokens and ``key`` (the model's fingerprint): computed once for all
+    policies of a family, and again only for responses that are new.
+    """
+    name = hashlib.sha256(f"{key} {corpus.digest}".encode()).hexdigest()[:16]
+    path = directory / f"reference-{name}.npy"
+    known: FloatArray = np.load(path) if path.is_file() else np.full(len(corpus.rows), np.nan)
+    missing = [index for index in needed if np.isnan(known[index])]
+    if not missing:
+        return known
+    missing.sort(key=lambda index: int(corpus.lengths[index]))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device).eval()  # type: ignore[arg-type]
+    with progress("reference log-probabilities", len(missing)) as line, torch.inference_mode():
+        for begin in range(0, len(missing), SCORED_TOGETHER):
+            indices = missing[begin : begin + SCORED_TOGETHER]
+            batch = collate([corpus.rows[index] for index in indices])
+            moved = TokenBatch(batch.tokens.to(device), batch.targets.to(device), batch.start)
+            known[indices] = response_log_probabilities(model, moved).double().cpu().numpy()
+            line.advance(len(indices))
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, known)
+    partial.replace(path)
+    return known

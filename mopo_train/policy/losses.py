@@ -1,0 +1,75 @@
+"""The losses of the policy step: what makes a policy follow the density ratio of the dual.
+
+Everything is per prompt first: `mean_by_prompt` makes prompts count alike, however many responses or pairs they
+have. Log-probabilities are of whole responses, in nats: sums over tokens, not means.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Pairs(NamedTuple):
+    """M compared pairs of the responses of a batch."""
+
+    first: Tensor
+    """(M,) index of one response in the batch."""
+    second: Tensor
+    """(M,) index of the other."""
+
+
+def pairwise_loss(log_ratio: Tensor, target: Tensor, pairs: Pairs) -> Tensor:
+    """Per-pair squared error (h - (t_i - t_j))^2, design section 2, policy step (b).
+
+    ``log_ratio`` (B,): log[pi_theta / pi_ref](y) in nats; h is its difference between the two responses of a pair.
+    ``target`` (B,): score / tau, with `correct_differences` applied; only differences within a prompt matter, so the
+    normaliser cancels. Returns (M,), 0 at the optimum; callers average.
+    """
+    margin = log_ratio[pairs.first] - log_ratio[pairs.second]
+    wanted = target[pairs.first] - target[pairs.second]
+    return (margin - wanted) ** 2
+
+
+def weighted_bc_loss(log_probability: Tensor, ratio: Tensor) -> Tensor:
+    """Per-response -rho(x, y) log pi_theta(y | x): arXiv 2505.10892, Eq. 7, with rho frozen.
+
+    ``log_probability`` (B,) in nats; ``ratio`` (B,) >= 0, averaging to 1 over each prompt's responses. Returns (B,);
+    callers average over samples of pi_ref.
+    """
+    return -ratio.detach() * log_probability
+
+
+def anchor_loss(log_ratio: Tensor) -> Tensor:
+    """Per-response exp(-d) - 1 + d with d = log[pi_theta / pi_ref](y), (B,); >= 0, and 0 where the policies agree.
+
+    Averaged over samples of pi_ref it estimates KL(pi_ref || pi_theta) with the control variate
+    E_ref[pi_theta / pi_ref] - 1 <= 0 turned round: see `level_loss` for the form that knows the wanted tilt.
+    """
+    return torch.expm1(-log_ratio) + log_ratio
+
+
+def level_loss(log_ratio: Tensor, log_target: Tensor, prompt: Tensor) -> Tensor:
+    """Per-prompt (mean over its responses of log_ratio - log_target)^2, (prompts in the batch,).
+
+    The part of the squared error that differences of responses leave free: with it, mass cannot leak from the
+    responses of the data to unseen text. ``log_target`` (B,) is log rho; ``prompt`` (B,) numbers prompts from 0.
+    """
+    return mean_by_prompt(log_ratio - log_target, prompt) ** 2
+
+
+def correct_differences(responses: int) -> float:
+    """Factor (r - 1) / r for the scores of ``responses`` = r distinct responses of a prompt.
+
+    An in-set mean label leaves the response itself out: with itself (a tie, 1/2) among the r, the win rate is
+    ((r - 1) w + 1/2) / r, so differences of the labels' means are too large by r / (r - 1).
+    """
+    return (responses - 1) / responses
+
+
+def mean_by_prompt(values: Tensor, prompt: Tensor) -> Tensor:
+    """(prompts,) means of ``values`` (N,) over entries with the same ``prompt`` (N,), numbered from 0 without gaps."""
+    count = int(prompt.max()) + 1
+    total = torch.zeros(count, dtype=values.dtype, device=values.device).index_add(0, prompt, values)
+    number = torch.bincount(prompt, minlength=count)
+    return total / number
