@@ -24,7 +24,8 @@ PATH = click.Path(path_type=Path)
 @click.version_option(__version__)
 def main() -> None:
     """Measure every policy of a family offline."""
-    sys.path.append(os.getcwd())  # judges may lie in the user's own directory, which a console script does not see
+    if os.getcwd() not in sys.path:  # judges may lie in the user's own directory, which a console script does not see
+        sys.path.append(os.getcwd())
 
 
 @main.command()

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mopo_eval.answers import Answer, AnswerKey, Endpoint, Patience, Question, Refusal, Sampling, ask
-from mopo_eval.engine import open_engine
+from mopo_eval.engine import Engine, open_engine
+from mopo_eval.engine.process import last_lines
 from mopo_eval.spool import open_spool
 from mopo_train.console import ProgressLine, progress
 from mopo_train.errors import EngineError
@@ -42,10 +43,11 @@ def collect(
     Raises EngineError, which says how many answers are kept, if the engine fails or refuses a question for good.
     """
     given: dict[AnswerKey, Answer] = {}
+    log = spool_path.with_name("engine.log")
     with open_spool(spool_path) as spool:
         try:
             with (
-                open_engine(choice.name, root, family, log=spool_path.with_name("engine.log")) as engine,
+                open_engine(choice.name, root, family, log=log) as engine,
                 progress(f"answers ({engine.kind})", len(missing)) as line,
             ):
                 clock = _Clock(line)
@@ -56,12 +58,20 @@ def collect(
                     line.advance(note=clock.note(answer.policy))
 
                 endpoint = Endpoint(engine.url, engine.kind, choice.concurrency, choice.patience)
-                refused = asyncio.run(ask(endpoint, missing, sampling, keep))
+                try:
+                    refused = asyncio.run(ask(endpoint, missing, sampling, keep))
+                except EngineError as error:
+                    raise EngineError(f"{error}{_log_end(engine, log)}") from error
         except EngineError as error:
             raise EngineError(f"{error} {_kept(given, missing)}") from error
     if refused:
         raise EngineError(f"{_refused_prompts(refused)} {_kept(given, missing)}")
     return given
+
+
+def _log_end(engine: Engine, log: Path) -> str:
+    """The last lines of an engine that we started, for the message that it failed."""
+    return "." if engine.kind == "attached" else f"; its log ({log}) ends:\n{last_lines(log)}\n"
 
 
 def _refused_prompts(refused: Sequence[Refusal]) -> str:

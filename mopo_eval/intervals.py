@@ -1,7 +1,7 @@
 """Two-sided intervals for one mean, from one value per prompt.
 
 Wilson's for values that are all 0 or 1, otherwise the bias-corrected accelerated bootstrap, and a betting interval
-where the bootstrap cannot know anything: few prompts, or values that are all the same. Bounds that must hold for
+where the bootstrap cannot know anything: few prompts, or values that are nearly all the same. Bounds that must hold for
 every policy and objective at once are in ``bounds``.
 """
 
@@ -17,6 +17,8 @@ from mopo_eval.bounds import FloatArray, betting_low
 RESAMPLES = 4000
 LEAST_FOR_BOOTSTRAP = 10
 """With fewer prompts the bootstrap's intervals are far too short."""
+LEAST_DIFFERENT = 5
+"""Values that must differ from the commonest one: resampling cannot show what was hardly ever seen."""
 CELLS_AT_ONCE = 4_000_000
 """Resampled values held in memory at a time."""
 
@@ -39,7 +41,8 @@ def interval(values: FloatArray, confidence: float) -> Interval:
         return wilson(int(values.sum()), len(values), confidence)
     mean = float(values.mean())
     found = None
-    if len(values) >= LEAST_FOR_BOOTSTRAP and np.ptp(values) > 0:
+    different = len(values) - np.unique(values, return_counts=True)[1].max()
+    if len(values) >= LEAST_FOR_BOOTSTRAP and different >= LEAST_DIFFERENT:
         found = _bootstrap(values, confidence)
     low, high = found or betting_interval(values, confidence)
     return Interval(max(0.0, min(low, mean)), min(1.0, max(high, mean)))

@@ -55,7 +55,7 @@ def read_profiles(path: Path, objectives: Iterable[str], policies: Iterable[str]
     A misspelt objective is refused: a floor that is silently ignored would protect nobody. Raises ProfileError.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except FileNotFoundError as error:
         raise ProfileError(
             f"no profiles at '{path}'. Measure the family with 'mopo-eval run', which proposes some, "
@@ -72,6 +72,20 @@ def read_profiles(path: Path, objectives: Iterable[str], policies: Iterable[str]
         check_names(profile, known, ids, where=f"'{path}': profile '{name}'")
     check_floor_names(parsed.organisation.floors, known, where=f"'{path}': organisation")
     return parsed
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would silently drop one: perhaps the floor that matters."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of ``node``; raises YAMLError for a repeated key."""
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge")]
+        seen: set[str] = set()
+        for key in keys:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"'{key.value}' is given twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def check_names(profile: ThresholdProfile, objectives: set[str], policies: set[str], *, where: str) -> None:

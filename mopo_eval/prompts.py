@@ -50,7 +50,7 @@ def read_prompts(path: Path) -> list[EvaluationPrompt]:
         given, category = row.get("id"), row.get("category")
         key = prompt_hash(prompt)
         name = key[:12] if given is None else str(given)
-        for value, seen, what in ((name, ids, f"the id '{name}'"), (key, texts, "the same prompt")):
+        for value, seen, what in ((key, texts, "the same prompt"), (name, ids, f"the id '{name}'")):
             if first := seen.get(value):
                 raise DataError(f"{where}: {what} is also in row {first}; every prompt must be there once.")
             seen[value] = line

@@ -7,7 +7,7 @@ from mopo_eval.profiles import ProfileFile, ThresholdProfile
 from mopo_eval.scorecards import Scorecard
 from mopo_eval.selection import select
 
-ENDINGS = {"ness": "", "ality": "al", "fety": "fe"}
+ENDINGS = {"ness": "", "tuality": "tual", "fety": "fe"}
 """Endings of objectives and of their adjectives: helpfulness, factuality, safety."""
 COMMENT = (
     "Proposed by mopo-eval from its measurement; edit freely, it is never overwritten.\n"
@@ -34,8 +34,10 @@ def propose_profiles(cards: Mapping[str, Scorecard], front: Iterable[str], prima
         ranked = sorted(candidates, key=_certified(name), reverse=True)
         strict[f"strict-{_slug(name)}"] = _distinct([_profile(card, [name], primary) for card in ranked], cards, taken)
     ranked = sorted(candidates, key=_balance(candidates, [primary, *others]), reverse=True)
-    balanced = _distinct([_profile(card, others, primary) for card in ranked], cards, taken) if others else plain
-    return ProfileFile(profiles={most_name(primary): plain, "balanced": balanced, **strict})
+    balanced = {}
+    if others:
+        balanced["balanced"] = _distinct([_profile(card, others, primary) for card in ranked], cards, taken)
+    return ProfileFile(profiles={most_name(primary): plain, **balanced, **strict})
 
 
 def most_name(objective: str) -> str:

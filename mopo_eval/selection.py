@@ -117,12 +117,11 @@ def select(
     meeting = [row for row in table if row.meets]
     if meeting:
         best = min(meeting, key=lambda row: (-(row.primary or 0.0), row.id))
-        among = (
-            f"of the {len(meeting)} policies that hold every floor" if floors else "of all policies; no floor is set"
-        )
+        holding = f"the {len(meeting)} policies that hold" if len(meeting) > 1 else "the only policy that holds"
+        among = f"of {holding} every floor" if floors else "of all policies; no floor is set"
         reason = f"{best.id} has the greatest {profile.primary}, {best.primary:.3f}, {among}"
         return Selection(best.id, True, floors, table, closest.id if closest else None, reason)
-    allowed = [row for row in measured if holds(cards[row.id], binding)]
+    allowed = [row for row in table if holds(cards[row.id], binding)]
     policy, outcome = _fallback(profile, allowed)
     if closest:
         cause = _shortfall(closest)
@@ -137,9 +136,9 @@ def _fallback(profile: ThresholdProfile, allowed: list[PolicyMargins]) -> tuple[
     if profile.on_infeasible == "reject":
         return None, "the profile rejects what it cannot hold"
     if profile.on_infeasible == "closest":
-        best = min(allowed, key=_distance, default=None)
+        best = min((row for row in allowed if row.worst > float("-inf")), key=_distance, default=None)
         if best is None:
-            return None, "no policy holds the organisation's and the key's floors"
+            return None, "no measured policy holds the organisation's and the key's floors"
         return best.id, f"serving the closest policy that is allowed, {best.id}"
     if profile.on_infeasible in {row.id for row in allowed}:
         return profile.on_infeasible, f"serving the profile's fallback {profile.on_infeasible}"

@@ -1,0 +1,74 @@
+from itertools import combinations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mopo_eval.front import measured_front
+from mopo_eval.scorecards import ObjectiveScore, Scorecard
+from tests.families import OBJECTIVES, SCORES, estimate, scorecard
+
+
+def card(policy: str, means: dict[str, float]) -> Scorecard:
+    scores = {
+        name: ObjectiveScore(**estimate(mean).model_dump(), judge="j", win_rate=estimate(0.5))
+        for name, mean in means.items()
+    }
+    return Scorecard(policy=policy, run="r", confidence=0.95, objectives=scores)
+
+
+def union_of_boxes(points: NDArray[np.float64]) -> float:
+    """Volume of the union of the boxes from the origin to each point, by inclusion and exclusion."""
+    return sum(
+        (1 if size % 2 else -1) * float(np.prod(np.min(chosen, axis=0)))
+        for size in range(1, len(points) + 1)
+        for chosen in combinations(points, size)
+    )
+
+
+def dominated(point: NDArray[np.float64], points: NDArray[np.float64]) -> bool:
+    return any((other >= point).all() and (other > point).any() for other in points)
+
+
+@pytest.mark.parametrize("objectives", [2, 3, 4])
+def test_front_and_hypervolume_agree_with_brute_force(objectives: int) -> None:
+    points = np.random.default_rng(objectives).random((9, objectives)).round(2)
+    cards = [card(f"p{i}", {f"o{k}": float(v) for k, v in enumerate(point)}) for i, point in enumerate(points)]
+    front = measured_front(cards)
+    assert front.policies == [f"p{i}" for i, point in enumerate(points) if not dominated(point, points)]
+    assert front.hypervolume == pytest.approx(union_of_boxes(points))
+    assert front.reference_point == {f"o{k}": 0.0 for k in range(objectives)}
+
+
+def test_the_made_up_family_has_one_dominated_policy() -> None:
+    front = measured_front([scorecard(name, scores) for name, scores in SCORES.items()])
+    assert front.policies == ["policy-00", "policy-01", "policy-02"]
+    assert list(front.reference_point) == OBJECTIVES
+
+
+def test_equal_policies_are_both_on_the_front() -> None:
+    means = {"a": 0.5, "b": 0.5}
+    assert measured_front([card("p", means), card("q", means)]).policies == ["p", "q"]
+
+
+def test_a_reference_point_cuts_the_volume_and_policies_below_it_add_none() -> None:
+    cards = [card("p", {"a": 0.8, "b": 0.6}), card("q", {"a": 0.9, "b": 0.1})]
+    front = measured_front(cards, {"a": 0.5, "b": 0.2})
+    assert front.hypervolume == pytest.approx(0.3 * 0.4)
+    assert front.policies == ["p", "q"]
+
+
+def test_one_objective_has_its_best_policy_for_a_front() -> None:
+    front = measured_front([card("p", {"a": 0.4}), card("q", {"a": 0.7})])
+    assert front.policies == ["q"]
+    assert front.hypervolume == pytest.approx(0.7)
+
+
+def test_only_objectives_that_every_policy_was_measured_on_count() -> None:
+    front = measured_front([card("p", {"a": 0.4, "b": 0.9}), card("q", {"a": 0.7})])
+    assert front.reference_point == {"a": 0.0}
+
+
+def test_nothing_measured_has_no_front() -> None:
+    with pytest.raises(ValueError, match="measure the policies first"):
+        measured_front([])

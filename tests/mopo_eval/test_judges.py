@@ -1,0 +1,133 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from mopo_eval.judges import Judge, judge_file, judges_path, load_judge, load_judges, read_judges
+from mopo_train.errors import DataError, JudgeError
+from mopo_train.judgement import Judgement
+from tests.families import OBJECTIVES, family
+
+HERE = "tests.mopo_eval.scoring"
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "judges.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", [f"{HERE}.digit", f"{HERE}:digit"])
+def test_a_judge_is_found_by_either_form_of_its_name(name: str) -> None:
+    judge = load_judge(name)
+    assert judge.name == name
+    found = judge("prompt", "an answer", where="here")
+    assert (found.label, found.evidence) == ("high" if found.score > 0.5 else "low", "of an answer")
+
+
+def test_numbers_and_truth_values_are_scores() -> None:
+    assert load_judge(f"{HERE}.length")("prompt", "x" * 25, where="here") == Judgement(0.25, None, None)
+    assert load_judge(f"{HERE}.is_even")("prompt", "x", where="here").score in (0.0, 1.0)
+
+
+def test_a_judge_sees_the_prompt_as_it_was_given() -> None:
+    seen = []
+    talk = [{"role": "user", "content": "Hi"}]
+    judge = Judge("j", lambda prompt, response: seen.append((prompt, response)) or 1)  # type: ignore[func-returns-value]
+    judge(talk, "Hello", where="here")
+    assert seen == [(talk, "Hello")]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("above_one", "got 1.5"),
+        ("not_a_number", "got nan"),
+        ("text", "got 'good'"),
+        ("fails", "failed on prompt 'p7': KeyError: 'lexicon'"),
+    ],
+)
+def test_what_is_no_score_is_refused_with_judge_prompt_and_value(name: str, told: str) -> None:
+    with pytest.raises(JudgeError, match=f"{HERE}.{name}.*") as caught:
+        load_judge(f"{HERE}.{name}")("prompt", "response", where="prompt 'p7'")
+    assert told in str(caught.value) and "prompt 'p7'" in str(caught.value)
+
+
+def test_a_coroutine_is_no_judge() -> None:
+    judge = load_judge(f"{HERE}.slow")
+    made = judge.score("prompt", "response")
+    with pytest.raises(JudgeError, match="not coroutines"):
+        Judge("slow", lambda prompt, response: made)("prompt", "response", where="here")
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("digit", "does not name a judge"),
+        ("", "does not name a judge"),
+        ("no_such_package.judge", "No module named 'no_such_package'"),
+        (f"{HERE}.no_such_judge", "has: .*digit"),
+        (f"{HERE}.NOT_A_JUDGE", "is no function"),
+        (f"{HERE}:", "does not name a judge"),
+    ],
+)
+def test_a_judge_that_cannot_be_loaded_says_why(name: str, told: str) -> None:
+    with pytest.raises(JudgeError, match=told):
+        load_judge(name)
+
+
+def test_a_judges_module_that_fails_is_the_users_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_judges.py").write_text("1 / 0\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(JudgeError, match="broken_judges.good.*ZeroDivisionError"):
+        load_judge("broken_judges.good")
+    assert "broken_judges" not in sys.modules
+
+
+def test_judges_come_in_the_order_of_the_objectives_and_some_may_be_missing(tmp_path: Path) -> None:
+    names = read_judges(written(tmp_path, f"judges: {{safety: {HERE}.digit, helpfulness: {HERE}.length}}"), OBJECTIVES)
+    assert list(names.items()) == [("helpfulness", f"{HERE}.length"), ("safety", f"{HERE}.digit")]
+    assert load_judges(names)["safety"].name == f"{HERE}.digit"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "names no judges"),
+        ("judges: {}", "names no judges"),
+        ("judges: [a]", "names no judges"),
+        ("judges: {safety: 3}", "names no judges"),
+        ("safety: a.b", "names no judges"),
+        ("judges: {saftey: a.b}", "judge for 'saftey'.*helpfulness, safety, factuality"),
+        ("judges: {", "cannot read judges"),
+    ],
+)
+def test_a_judges_file_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(JudgeError, match=told):
+        read_judges(written(tmp_path, text), OBJECTIVES)
+
+
+def test_a_missing_judges_file_is_a_users_error(tmp_path: Path) -> None:
+    with pytest.raises(JudgeError, match="cannot read judges"):
+        read_judges(tmp_path / "none.yaml", OBJECTIVES)
+    with pytest.raises(JudgeError, match=r"--judges.*--answers-only"):
+        judges_path(family(), None)
+    assert judges_path(family(), Path("given")) == Path("given")
+
+
+def test_rows_of_a_file_are_judged_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "".join(json.dumps({"prompt": "a", "response": "x" * n}) + "\n" for n in (10, 50)), encoding="utf-8"
+    )
+    assert [found.score for found in judge_file(path, load_judge(f"{HERE}.length"))] == [0.1, 0.5]
+
+
+@pytest.mark.parametrize("row", [{"prompt": "a"}, {"response": "b"}, {"prompt": 1, "response": "b"}, {}])
+def test_a_row_without_prompt_or_response_is_named(tmp_path: Path, row: dict[str, object]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(DataError, match="row 1: expected {prompt, response}"):
+        list(judge_file(path, load_judge(f"{HERE}.length")))
