@@ -107,7 +107,7 @@ def _comparisons(
     """Comparisons with the place of their row and their keys; what is left out is counted in ``skipped``."""
     if source_format.rated:
         scratch = work / "rated.arrow"
-        yield from ratings.pairs(_items(raw, source_format, objective, skipped, Rated), scratch)
+        yield from ratings.pairs(_items(raw, source_format, objective, skipped, Rated), scratch, skipped)
         scratch.unlink()
     else:
         yield from _items(raw, source_format, objective, skipped, Comparison)

@@ -1,7 +1,4 @@
-"""Conversations that other formats write as one text, or as lists with the answer at the end.
-
-Turns of one speaker in a row become one message, because chat templates want the roles to alternate.
-"""
+"""Conversations that other formats write as one text, or as lists with the answer at the end."""
 
 import os
 import re
@@ -38,13 +35,12 @@ def helpsteer_turns(text: str) -> list[Message]:
 def turns(text: str, mark: re.Pattern[str]) -> list[Message]:
     """The messages of a dialogue of HH-RLHF, which begins with ``mark``; without the space around them."""
     pieces = mark.split(text)[1:]
-    messages: list[Message] = []
-    for speaker, content in zip(pieces[::2], pieces[1::2], strict=True):
-        if messages and messages[-1]["role"] == ROLE[speaker]:
-            messages[-1]["content"] += "\n\n" + content.strip()
-        else:
-            messages.append({"role": ROLE[speaker], "content": content.strip()})
-    return messages
+    return [{"role": ROLE[who], "content": said.strip()} for who, said in zip(pieces[::2], pieces[1::2], strict=True)]
+
+
+def alternates(messages: Sequence[Message]) -> bool:
+    """True where user and assistant take turns and the user begins. Where not, an answer holds a dialogue."""
+    return all(message["role"] == ("user", "assistant")[index % 2] for index, message in enumerate(messages))
 
 
 def split_answer(messages: Sequence[Message]) -> Answered | None:

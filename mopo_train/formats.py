@@ -14,6 +14,7 @@ from mopo_train.dialogues import (
     HH_QUERY_TURN,
     HH_TURN,
     Answered,
+    alternates,
     common_prompt,
     helpsteer_turns,
     is_dialogue,
@@ -45,6 +46,7 @@ class Skipped(NamedTuple):
 EMPTY = Skipped("an empty response")
 NO_ANSWER = Skipped("a conversation that does not end with an answer to a user")
 DIFFERENT = Skipped("answers to different conversations")
+TWICE = Skipped("a speaker who speaks twice in a row")
 EMPTY_TURN = Skipped("an empty turn in the conversation")
 
 
@@ -143,13 +145,18 @@ def _split_texts(row: Row) -> tuple[Answered, Answered] | Skipped:
             prompt = read_prompt(given)
             return Answered(prompt, chosen), Answered(prompt, rejected)
         heard = turns(given, HH_QUERY_TURN)
+        if not alternates(heard):
+            return TWICE
         if heard[-1]["role"] != "user":
             return NO_ANSWER
         return Answered(heard, _without_speaker(chosen)), Answered(heard, _without_speaker(rejected))
     if not is_dialogue(chosen):
         text, first, second = common_prompt(chosen, rejected)
         return Answered(read_prompt(text), first), Answered(read_prompt(text), second)
-    answered = [split_answer(turns(text, HH_TURN)) for text in (chosen, rejected)]
+    dialogues = [turns(text, HH_TURN) for text in (chosen, rejected)]
+    if not all(map(alternates, dialogues)):
+        return TWICE
+    answered = [split_answer(messages) for messages in dialogues]
     if answered[0] is None or answered[1] is None:
         return NO_ANSWER
     return answered[0], answered[1]

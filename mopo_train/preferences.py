@@ -84,7 +84,7 @@ class PreferenceData:
 
     def notes(self) -> list[str]:
         """What a person should know of the reading, a line each: rows left out, by reason."""
-        return [f"left out {count} rows: {reason}" for reason, count in self.skipped.items()]
+        return [f"left out {count} row{'' if count == 1 else 's'}: {reason}" for reason, count in self.skipped.items()]
 
     def comparisons(self) -> Iterator[Comparison]:
         """The canonical rows in order, read from the memory map in batches; labels on ``objectives`` only."""

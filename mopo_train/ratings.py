@@ -5,6 +5,7 @@ always seem to win. Rated rows are kept in a memory-mapped file while they are g
 prompt may lie anywhere in the source.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +20,7 @@ from mopo_train.rows import Comparison, row_keys
 MANY = 64
 """Of more answers to one prompt than this, each meets only ``MANY`` others."""
 BATCH = 1000
+ALONE = "the only answer to its prompt"
 
 
 class Index(NamedTuple):
@@ -40,10 +42,12 @@ class Answer(NamedTuple):
     ratings: dict[str, float]
 
 
-def pairs(rated: Iterable[tuple[int, Rated, bytes]], scratch: Path) -> Iterator[tuple[int, Comparison, bytes]]:
+def pairs(
+    rated: Iterable[tuple[int, Rated, bytes]], scratch: Path, skipped: Counter[str]
+) -> Iterator[tuple[int, Comparison, bytes]]:
     """Comparisons with the place of their later row and their keys, from answers with place and keys.
 
-    ``scratch`` is a file to write the answers to.
+    ``scratch`` is a file to write the answers to; those that meet no other are counted in ``skipped``.
     """
     index = _spill(rated, scratch)
     if not len(index.prompt):
@@ -57,6 +61,8 @@ def pairs(rated: Iterable[tuple[int, Rated, bytes]], scratch: Path) -> Iterator[
         for rows in np.split(order, starts[1:]):
             prompt = table["prompt"][int(rows[0])].as_py()
             answers = _answers(table, index, rows)
+            if len(answers) == 1:
+                skipped[ALONE] += len(rows)
             for a, b in partners(len(answers)):
                 first, second = answers[a], answers[b]
                 labels = compare(first.ratings, second.ratings)

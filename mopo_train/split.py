@@ -38,7 +38,7 @@ def held_out(data: PreferenceData, share: float, seed: int) -> npt.NDArray[np.bo
 
     Where none fits, the smallest group.
 
-    Raises DataError where ``share`` is not inside (0, 1), or where one side would be empty.
+    Raises DataError where ``share`` is not inside (0, 1), or where all prompts are one group.
     """
     if not 0 < share < 1:
         raise DataError(
@@ -49,7 +49,7 @@ def held_out(data: PreferenceData, share: float, seed: int) -> npt.NDArray[np.bo
     members: dict[int, list[int]] = {}
     for prompt in sorted(range(prompts), key=drawn.__getitem__):  # a group is met at its first member
         members.setdefault(int(data.group[prompt]), []).append(prompt)
-    room = max(1, round(share * prompts))
+    room = min(max(1, round(share * prompts)), prompts - 1)
     chosen = np.zeros(prompts, dtype=bool)
     for group in members.values():
         if len(group) <= room:  # a group that is too large stays with the training rows
@@ -59,8 +59,8 @@ def held_out(data: PreferenceData, share: float, seed: int) -> npt.NDArray[np.bo
         chosen[min(members.values(), key=len)] = True
     if chosen.all():
         raise DataError(
-            f"{prompts} prompts in {len(members)} split groups cannot be divided with a share of {share}: nothing "
-            "would be left to train on. Give a smaller share, or data with more groups."
+            f"all {prompts} prompts are in one split group: nothing would be left to train on. "
+            "Give data with more prompts, or with more values of 'group'."
         )
     return chosen
 
