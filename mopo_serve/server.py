@@ -88,11 +88,12 @@ def serve(
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     server = DrainingServer(config, gateway)
     try:
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            died = runner.run(_serve(server, bound, engine, ready))
+        bound.listen(config.backlog)
     except OSError as error:  # somebody else began to listen while the engine started
         host, port = bound.getsockname()[:2]
         raise AddressError(_taken(host, port, error)) from error
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        died = runner.run(_serve(server, bound, engine, ready))
     if died:
         told = f" Its last log lines:\n{last_lines(log)}" if log else ""
         raise EngineDied(f"the engine died while the gateway was serving; start both again.{told}")

@@ -1,0 +1,122 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mopo_serve.openai_errors import ApiError
+from mopo_serve.requests import engine_body, parse_body, request_id, take_model, take_profile
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def refused(raw: bytes) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        body = parse_body(raw)
+        take_model(body)
+        take_profile(body)
+        engine_body(body, "policy-00")
+    assert caught.value.status == 400
+    return caught.value
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=5))
+def test_the_engine_gets_what_the_client_sent_but_for_the_model(body: dict[str, Any]) -> None:
+    withheld = {"objective_profile", "cache_salt", "priority"}
+    parsed = parse_body(json.dumps(body | {"model": "mopo/x", "cache_salt": "s", "priority": 1}).encode())
+    sent = json.loads(engine_body(parsed, "policy-00"))
+    assert sent == {name: value for name, value in body.items() if name not in withheld} | {"model": "policy-00"}
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=40))
+def test_bytes_that_are_no_json_object_are_refused(raw: bytes) -> None:
+    try:
+        expected = isinstance(json.loads(raw.decode()), dict)
+    except ValueError:
+        expected = False
+    if expected:
+        assert isinstance(parse_body(raw), dict)
+    else:
+        with pytest.raises(ApiError) as caught:
+            parse_body(raw)
+        assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("raw", "param", "said"),
+    [
+        (b"", None, "not JSON"),
+        (b"{", None, "not JSON"),
+        (b"\xff", None, "not UTF-8"),
+        ('{"model": "mopo"}'.encode("utf-16"), None, "not UTF-8"),
+        (b"[]", None, "an array"),
+        (b"null", None, "null"),
+        (b"[" * 100_000, None, "nested too deeply"),
+        (b'{"model": "m", "x": ' + b'{"a":' * 100_000, None, "nested too deeply"),
+        (b'{"model": "m", "n": ' + b"9" * 5000 + b"}", None, "not JSON"),
+        (b"{}", "model", "is missing"),
+        (b'{"model": null}', "model", "null"),
+        (b'{"model": 3}', "model", "a number"),
+        (b'{"model": "m", "temperature": NaN}', "temperature", "finite"),
+        (b'{"model": "m", "logit_bias": {"5": -1e999}}', "logit_bias.5", "finite"),
+        (
+            b'{"model": "m", "messages": [{"content": "ok"}, {"content": "\\ud800"}]}',
+            "messages[1].content",
+            "surrogate",
+        ),
+        (b'{"model": "m", "metadata": {"\\udfff": 1}}', "metadata", "surrogate"),
+        (b'{"model": "m", "\\udfff": 1}', None, "surrogate"),
+    ],
+)
+def test_a_malformed_body_is_refused_with_the_field_and_the_cause(raw: bytes, param: str | None, said: str) -> None:
+    error = refused(raw)
+    assert error.param == param
+    assert said in error.message
+
+
+@pytest.mark.parametrize(
+    ("profile", "param"),
+    [
+        ('{"floors": {"safety": NaN}}', "objective_profile.floors.safety"),
+        ('{"floors": {"safety": 1.01}}', "objective_profile.floors.safety"),
+        ('{"floors": {"safety": -0.1}}', "objective_profile.floors.safety"),
+        ('{"floors": {"safety": "0.5"}}', "objective_profile.floors.safety"),
+        ('{"floors": {"safety": true}}', "objective_profile.floors.safety"),
+        ('{"floors": {"safety": null}}', "objective_profile.floors.safety"),
+        ('{"floors": {"Safety!": 0.5}}', "objective_profile.floors.Safety!"),
+        ('{"floors": [0.5]}', "objective_profile.floors"),
+        ('{"floor": {"safety": 0.5}}', "objective_profile.floor"),
+        ('{"\\ud800": 1}', "objective_profile"),
+        ('{"primary": 3}', "objective_profile.primary"),
+        ('{"selection": "mixture"}', "objective_profile.selection"),
+        ('{"on_infeasible": "A B"}', "objective_profile.on_infeasible"),
+        ('{"on_infeasible": []}', "objective_profile.on_infeasible"),
+        ('"careful"', "objective_profile"),
+        ("[]", "objective_profile"),
+    ],
+)
+def test_a_wrong_objective_profile_is_refused_by_field(profile: str, param: str) -> None:
+    assert refused(f'{{"model": "m", "objective_profile": {profile}}}'.encode()).param == param
+
+
+def test_an_absent_objective_profile_is_none() -> None:
+    assert take_profile({}) is None
+    assert take_profile({"objective_profile": None}) is None
+
+
+@pytest.mark.parametrize("given_id", [b"abc-123", b"01:2_3.4", b"x" * 128])
+def test_a_sane_request_id_is_kept(given_id: bytes) -> None:
+    assert request_id([(b"host", b"h"), (b"x-request-id", given_id)]) == given_id
+
+
+@pytest.mark.parametrize("given_id", [b"", b"x" * 129, b"a b", b"a\r\nset-cookie: x", b"\xc3\xa9", b"a\n"])
+def test_any_other_request_id_is_replaced(given_id: bytes) -> None:
+    made = request_id([(b"x-request-id", given_id)])
+    assert made.startswith(b"req-")
+    assert made != request_id([(b"x-request-id", given_id)])
