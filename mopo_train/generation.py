@@ -1,17 +1,19 @@
-"""Answers from a base model and its LoRA adapters, token by token, in batches of one policy.
+"""Answers from a base model and its LoRA adapters, token by token, in batches that mix policies.
 
 The torch side of the embedded engine (``mopo_eval.engine.embedded``). Holds every adapter of a family in one
-copy of the base model. Not covered: batches across policies, paged caches, several devices; vLLM does those.
+copy of the base model. Not covered: answers that join a running batch, paged caches, several devices; vLLM does
+those.
 """
 
+import contextlib
 import inspect
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mopo_train.errors import ModelError
@@ -55,8 +57,9 @@ class Piece(NamedTuple):
 class Row:
     """One answer in the making."""
 
-    def __init__(self, prompt: list[int], sampling: Sampling) -> None:
-        self.prompt, self.sampling = prompt, sampling
+    def __init__(self, policy: str | None, prompt: list[int], sampling: Sampling) -> None:
+        """``policy`` None: the base model. ``prompt`` in tokens."""
+        self.policy, self.prompt, self.sampling = policy, prompt, sampling
         self.tokens = 0
         """Generated so far, the end-of-text token included."""
         self.cancelled = False
@@ -80,7 +83,7 @@ class Generator:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(base)
             model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"cannot load the base model '{base}': {error}") from error
         self.end_tokens = _end_tokens(model, self.tokenizer)
         limit = getattr(model.config, "max_position_embeddings", None) or 2048
@@ -108,8 +111,8 @@ class Generator:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     @torch.inference_mode()
-    def generate(self, policy: str | None, rows: Sequence[Row], emit: Callable[[Row, Piece], None]) -> None:
-        """Complete every row with ``policy`` (None: the base model), all at once; ``emit`` gets each piece.
+    def generate(self, rows: Sequence[Row], emit: Callable[[Row, Piece], None]) -> None:
+        """Complete every row with its own policy, all at once; ``emit`` gets each piece.
 
         Rows that are finished or cancelled leave the batch at once.
         """
@@ -122,22 +125,34 @@ class Generator:
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         cache = DynamicCache(config=self.model.config)
         short = {"logits_to_keep": 1} if self._short_logits else {}
-        with self._active(policy):
-            while live:
-                logits = self.model(
-                    input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, **short
-                ).logits[:, -1]  # (B, V)
-                tokens = draw_tokens(logits, live)
-                for row, token, logprob in zip(live, tokens.tolist(), _logprobs(logits, tokens, live), strict=True):
-                    emit(row, self._extend(row, token, logprob))
-                keep = [at for at, row in enumerate(live) if row.stream is not None and not row.cancelled]
-                if len(keep) < len(live):
-                    live = [live[at] for at in keep]
-                    chosen = torch.tensor(keep, dtype=torch.long, device=self.device)
-                    tokens, mask, positions = tokens[chosen], mask[chosen], positions[chosen]
-                    cache.batch_select_indices(chosen)
-                ids, positions = tokens[:, None], positions[:, -1:] + 1  # (B, 1)
-                mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
+        while live:
+            logits = self._logits(
+                live, input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, **short
+            )
+            tokens = draw_tokens(logits, live)
+            for row, token, logprob in zip(live, tokens.tolist(), _logprobs(logits, tokens, live), strict=True):
+                emit(row, self._extend(row, token, logprob))
+            keep = [at for at, row in enumerate(live) if row.stream is not None and not row.cancelled]
+            if len(keep) < len(live):
+                live = [live[at] for at in keep]
+                chosen = torch.tensor(keep, dtype=torch.long, device=self.device)
+                tokens, mask, positions = tokens[chosen], mask[chosen], positions[chosen]
+                cache.batch_select_indices(chosen)
+            ids, positions = tokens[:, None], positions[:, -1:] + 1  # (B, 1)
+            mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
+
+    def _logits(self, rows: Sequence[Row], **inputs: Any) -> Tensor:
+        """Logits of each row's next token under the row's policy, (B, V)."""
+        policies = {row.policy for row in rows}
+        with contextlib.ExitStack() as stack:
+            if len(policies) > 1:
+                inputs["adapter_names"] = [self._names[row.policy] if row.policy else "__base__" for row in rows]
+            elif (policy := policies.pop()) is not None:  # one adapter for all is faster than a list of names
+                self.model.set_adapter(self._names[policy])
+            elif self._names:
+                stack.enter_context(self.model.disable_adapter())
+            logits: Tensor = self.model(**inputs).logits[:, -1]
+        return logits
 
     def _extend(self, row: Row, token: int, logprob: TokenLogprob | None) -> Piece:
         stream = row.stream
@@ -162,15 +177,6 @@ class Generator:
         ids = [[pad] * (longest - len(prompt)) + prompt for prompt in prompts]
         mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
-
-    def _active(self, policy: str | None) -> AbstractContextManager[Any]:
-        if not self._names:
-            return nullcontext()
-        if policy is None:
-            disabled: AbstractContextManager[Any] = self.model.disable_adapter()
-            return disabled
-        self.model.set_adapter(self._names[policy])
-        return nullcontext()
 
 
 def draw_tokens(logits: Tensor, rows: Sequence[Row]) -> Tensor:
@@ -218,7 +224,8 @@ def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def _with_adapters(model: Any, adapters: Mapping[str, Path]) -> Any:
-    from peft import PeftModel
+    """``model`` with every adapter loaded under its name. Raises ModelError."""
+    from peft import LoraConfig, PeftModel
 
     for index, (name, path) in enumerate(adapters.items()):
         try:
@@ -226,6 +233,9 @@ def _with_adapters(model: Any, adapters: Mapping[str, Path]) -> Any:
                 model = PeftModel.from_pretrained(model, str(path), adapter_name=name)
             else:
                 model.load_adapter(str(path), adapter_name=name)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             raise ModelError(f"the adapter '{path}' does not fit the base model: {error}") from error
+        config = model.peft_config[name]
+        if not isinstance(config, LoraConfig) or config.use_dora:
+            raise ModelError(f"the adapter '{path}' is not plain LoRA, which is all that the embedded engine serves")
     return model

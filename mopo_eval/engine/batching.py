@@ -1,4 +1,4 @@
-"""One thread that owns the model: requests wait in line, and those of the same policy are answered together."""
+"""One thread that owns the model: requests wait in line and are answered in batches, whatever their policies."""
 
 import asyncio
 import threading
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 MAX_ROWS = 32
 """Answers in one batch."""
 
-Generate = Callable[["str | None", "Sequence[Row]", "Callable[[Row, Piece], None]"], None]
+Generate = Callable[["Sequence[Row]", "Callable[[Row, Piece], None]"], None]
 
 
 class Job:
     """The answers that one request asks for. Made and read on the event loop, filled by the worker."""
 
-    def __init__(self, policy: str | None, rows: "list[Row]", *, stream: bool) -> None:
-        self.policy, self.rows, self._stream = policy, rows, stream
+    def __init__(self, rows: "list[Row]", *, stream: bool) -> None:
+        self.rows, self._stream = rows, stream
         self._index = {id(row): index for index, row in enumerate(rows)}
         self._pending: list[tuple[int, Piece]] = []
         self._open = len(rows)
@@ -59,7 +59,7 @@ class Job:
 
 
 class Worker:
-    """Answers jobs on one thread, batch after batch, the longest waiting policy first."""
+    """Answers jobs on one thread, batch after batch, in the order in which they came."""
 
     def __init__(self, generate: Generate, max_rows: int = MAX_ROWS) -> None:
         self._generate, self._max_rows = generate, max_rows
@@ -86,7 +86,6 @@ class Worker:
             failure: Exception | None = None
             try:
                 self._generate(
-                    batch[0].policy,
                     [row for job in batch for row in job.rows],
                     lambda row, piece, owner=owner: owner[id(row)].add(row, piece),  # type: ignore[misc]
                 )
@@ -98,16 +97,13 @@ class Worker:
                 job.end(failure)
 
     def _next_batch(self) -> list[Job]:
-        """The first job in line and every other of its policy that fits beside it."""
+        """The first job in line and those behind it that fit beside it."""
         with self._changed:
             while not self._waiting:
                 self._changed.wait()
-            batch, rows = [self._waiting.popleft()], 0
+            batch = [self._waiting.popleft()]
             rows = len(batch[0].rows)
-            for job in [job for job in self._waiting if job.policy == batch[0].policy]:
-                if rows + len(job.rows) <= self._max_rows:
-                    rows += len(job.rows)
-                    batch.append(job)
-                    self._waiting.remove(job)
+            while self._waiting and (rows := rows + len(self._waiting[0].rows)) <= self._max_rows:
+                batch.append(self._waiting.popleft())
             self._running = len(batch)
             return batch

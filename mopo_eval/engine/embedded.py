@@ -1,6 +1,6 @@
 """Starts the engine that works everywhere: transformers and peft behind OpenAI's API (``server``).
 
-Meant for machines without vLLM and for quick tests: it answers one batch at a time, of one policy.
+Meant for machines without vLLM and for quick tests: it answers one batch at a time.
 """
 
 import sys

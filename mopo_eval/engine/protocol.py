@@ -124,9 +124,9 @@ class CompletionRequest(GenerationRequest):
         """Every prompt, as text or tokens."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return list(self.prompt)
+        if tokens := [part for part in self.prompt if isinstance(part, int)]:
+            return [tokens]
+        return [part for part in self.prompt if not isinstance(part, int)]
 
 
 Body = TypeVar("Body", bound=GenerationRequest)

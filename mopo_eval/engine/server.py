@@ -49,7 +49,7 @@ def create_app(generator: "Generator", policies: list[str]) -> Starlette:
             rows = [row for prompt in prompts for row in _rows(asked, prompt, generator.max_length)]
         except RequestError as error:
             return JSONResponse(error.body(), error.status)
-        job = Job(None if asked.model == REFERENCE else asked.model, rows, stream=asked.stream)
+        job = Job(rows, stream=asked.stream)
         form = AnswerFormat(asked.model, chat, lambda token: str(generator.tokenizer.decode([token])))
         prompt_tokens = sum(map(len, prompts))
         worker.submit(job)
@@ -139,7 +139,8 @@ def _rows(asked: GenerationRequest, prompt: list[int], max_length: int) -> "list
     limit = min(limit, room)  # as vLLM does
     sampling = Sampling(limit, asked.temperature, asked.top_p, asked.seed, asked.stops, top_logprobs)
     seeds = [None if asked.seed is None else asked.seed + index for index in range(asked.n)]
-    return [Row(prompt, sampling._replace(seed=seed)) for seed in seeds]
+    policy = None if asked.model == REFERENCE else asked.model
+    return [Row(policy, prompt, sampling._replace(seed=seed)) for seed in seeds]
 
 
 async def _whole(request: Request, job: Job, form: AnswerFormat, prompt_tokens: int) -> Response:
