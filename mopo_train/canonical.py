@@ -66,7 +66,7 @@ def convert(raw: RawRows, source_format: SourceFormat, objective: str) -> Canoni
 
     root = Path(os.environ.get("HF_DATASETS_CACHE") or datasets.config.HF_DATASETS_CACHE) / "mopo"
     entry = root / _entry_name(raw.key(), source_format.name, objective)
-    if not (entry / "skipped.json").is_file():
+    if not _is_whole(entry):
         try:
             _write_entry(entry, raw, source_format, objective)
         except OSError as error:
@@ -85,6 +85,11 @@ def _entry_name(content: str, source_format: str, objective: str) -> str:
     return digest.hexdigest()[:32]
 
 
+def _is_whole(entry: Path) -> bool:
+    """False also where something that tidies up has removed a file."""
+    return (entry / "rows.arrow").is_file() and (entry / "skipped.json").is_file()
+
+
 def _write_entry(entry: Path, raw: RawRows, source_format: SourceFormat, objective: str) -> None:
     entry.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix="partial-", dir=entry.parent))
@@ -95,8 +100,9 @@ def _write_entry(entry: Path, raw: RawRows, source_format: SourceFormat, objecti
         try:
             os.rename(partial, entry)
         except OSError:
-            if not (entry / "skipped.json").is_file():  # otherwise another process was first
-                raise
+            if not _is_whole(entry):  # otherwise another process was first
+                shutil.rmtree(entry)
+                os.rename(partial, entry)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

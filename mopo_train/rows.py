@@ -6,8 +6,8 @@ character by character. Does not read files and knows no source format but our o
 
 import hashlib
 import json
-import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -173,7 +173,7 @@ def read_weight(value: Any) -> float:
     """A positive, finite number; 1 where absent. Raises RowError."""
     if value is None:
         return 1.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (value > 0 and math.isfinite(value)):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         raise RowError(f"'weight' is {shown(value)}; expected a number greater than 0 (remove the row to ignore it)")
     return float(value)
 

@@ -179,6 +179,12 @@ def test_trl_rows_that_cannot_be_used(tmp_path: Path, item: Row, pattern: str) -
     refused(tmp_path, item, pattern, "helpfulness")
 
 
+def test_trl_empty_answers_are_skipped(tmp_path: Path) -> None:
+    messages = {"prompt": [user("Sky?")], "chosen": [assistant("")], "rejected": [assistant("Green.")]}
+    data = read(tmp_path, TRL, TRL | {"chosen": " "}, messages, objectives=["safety"])
+    assert (data.summary.pairs, data.skipped) == (1, {"an empty response": 2})
+
+
 def test_trl_messages_in_parquet(tmp_path: Path) -> None:
     rows = [{"prompt": [user("Sky?")], "chosen": [assistant("Blue.")], "rejected": [assistant("Green.")]}]
     pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
@@ -226,6 +232,14 @@ def test_helpsteer_ratings_out_of_range(tmp_path: Path, rating: Any) -> None:
     refused(tmp_path, {"prompt": "q", "response": "x", "helpfulness": rating}, "'helpfulness' is .*; expected a rating")
 
 
+def test_helpsteer_rows_that_cannot_be_used(tmp_path: Path) -> None:
+    good = [{"prompt": "q", "response": text, "helpfulness": 1} for text in ("x", "y")]
+    mark = "Hi\n<extra_id_1>Assistant\n \n<extra_id_1>User\nWhy?"
+    data = read(tmp_path, *good, good[0] | {"response": " "}, good[0] | {"prompt": mark})
+    assert data.skipped == {"an empty response": 1, "an empty turn in the conversation": 1}
+    refused(tmp_path, good[0] | {"prompt": ""}, "'prompt' is empty text; expected the question as text")
+
+
 def judged(question: str, answer: str, end: str, verdict: str) -> Row:
     return {"prompt": f"Q: {question}\nA: {answer}\n{end}:", "completion": verdict}
 
@@ -257,6 +271,16 @@ def test_truthfulqa_answers_judged_twice_are_one_answer_with_the_mean(tmp_path: 
 
 def test_truthfulqa_with_another_verdict(tmp_path: Path) -> None:
     refused(tmp_path, judged("q", "x", "True", " maybe"), "'completion' is the text ' maybe'; expected ' yes' or ' no'")
+
+
+def test_truthfulqa_with_a_prompt_of_another_form(tmp_path: Path) -> None:
+    for prompt in ("Q: q\nTrue:", "q\nA: x\nTrue:"):
+        refused(
+            tmp_path, {"prompt": prompt, "completion": " yes"}, "'prompt' is the text .*; expected 'Q: ...', 'A: ...'"
+        )
+    rows = [judged("q", "x", "True", " yes"), {"prompt": "Q: q\nA: x", "completion": " yes"}]
+    with pytest.raises(DataError, match="line 2: 'prompt' is the text"):
+        read(tmp_path, *rows)
 
 
 def test_a_rated_answer_with_broken_unicode_is_named_by_its_line(tmp_path: Path) -> None:

@@ -185,43 +185,6 @@ def test_parquet_and_json_lines_hold_the_same_data(tmp_path: Path) -> None:
     assert list(parquet.comparisons()) == list(lines.comparisons())
 
 
-def test_a_changed_file_is_read_again_even_with_its_old_size_and_time(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "pairs.jsonl", [row("q", "x", "y")])
-    before = read_preferences([path])
-    status = path.stat()
-    write_rows(path, [row("q", "v", "w")])
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    after = read_preferences([path])
-    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
-    assert [after.response(0), after.response(1)] == ["v", "w"]
-    assert [before.response(0), before.response(1)] == ["x", "y"]  # what was read stays as it was
-    assert before.summary.sha256 != after.summary.sha256
-
-
-def test_a_conversion_is_found_again_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    first = read(tmp_path, row("q0"), row("q1"))
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
-    second = read(tmp_path, row("q0"), row("q1"))
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")} == files
-    assert texts(first) == texts(second)
-    assert sorted(path.name for path in files if path.is_file()) == ["rows.arrow", "skipped.json"]
-
-
-def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("in the way", encoding="utf-8")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"cannot write the converted rows of .* HF_DATASETS_CACHE"):
-        read(tmp_path, row("q0"))
-
-
-def test_a_failed_conversion_leaves_nothing_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(DataError):
-        read(tmp_path, row("q0"), row(""))
-    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-
-
 def test_more_rows_than_one_batch_keep_their_order(tmp_path: Path) -> None:
     data = read(tmp_path, *(row(f"q{index // 2}", f"a{index}", f"b{index}") for index in range(2500)))
     assert data.prompt.tolist() == [index // 2 for index in range(2500)]

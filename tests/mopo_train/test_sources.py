@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from mopo_train.errors import DataError
 from mopo_train.preferences import read_preferences
-from mopo_train.sources import find
+from mopo_train.sources import HubRows, find
 from tests.comparisons import Row, row, write_rows
 
 GOOD = json.dumps(row()).encode()
@@ -57,6 +58,28 @@ def test_a_hub_name_without_connection_says_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     refused("nobody-at-all/no-data", r"no file 'nobody-at-all/no-data' here, and no data set .* hub .* HF_HUB_OFFLINE")
+
+
+def test_the_hub_reader_takes_the_split_for_training_or_the_only_one(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        pd.DataFrame([row(split)]).to_parquet(tmp_path / f"{split}.parquet")
+    hub = HubRows(str(tmp_path))  # the library loads a directory as it loads a data set of the hub
+    assert [(number, item["prompt"]) for number, item in hub.rows()] == [(1, "train")]
+    assert hub.key() == hub.key()
+    (tmp_path / "train.parquet").unlink()
+    assert [item["prompt"] for _, item in hub.rows()] == ["test"]
+    pd.DataFrame([row()]).to_parquet(tmp_path / "validation.parquet")
+    with pytest.raises(DataError, match="has the splits validation, test and none is called train"):
+        next(hub.rows())
+
+
+def test_what_is_no_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    refused(tmp_path / "pipe", "is not a regular file; write the data to a file")
+
+
+def test_a_path_that_the_system_refuses(tmp_path: Path) -> None:
+    refused(tmp_path / ("x" * 300), "cannot be read: File name too long")
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
@@ -212,6 +235,7 @@ def test_labels_that_are_no_probabilities(tmp_path: Path, label: Any, shown: str
         (row(weight=-1), "'weight' is -1"),
         (row(weight=math.nan), "'weight' is nan"),
         (row(weight=math.inf), "'weight' is inf"),
+        (row(weight=10**400), "'weight' is 1000"),
         (row(weight="2"), "'weight' is the text '2'"),
         (row(weight=True), "'weight' is true"),
         (row(group=[1]), "'group' is a list; expected a string or a whole number"),
