@@ -1,11 +1,12 @@
 """The command ``mopo-train``. Heavy imports happen inside the commands, so that ``--help`` is quick."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mopo_train import __version__
-from mopo_train.console import CommandGroup, say
+from mopo_train.console import CommandGroup, print_table, say
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,3 +39,72 @@ def split(
     done = write_split(data, out, held_out(data, share, seed), force=force)
     say(f"{out}: {done.train_rows} rows on {done.train_prompts} prompts to train on (train.jsonl)")
     say(f"{out}: {done.heldout_rows} rows on {done.heldout_prompts} prompts held out (heldout.jsonl, prompts.jsonl)")
+
+
+@main.command()
+@click.argument("sources", metavar="DATA...", nargs=-1, required=True)
+@click.option("--model", required=True, help="Directory or hub name to begin with; 'scratch' makes a small Llama.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory for model and tokenizer.")
+@click.option("--steps", default=400, show_default=True, type=click.IntRange(min=1))
+@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=1), help="Responses per step.")
+@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), help="[default: 3e-3 scratch, else 2e-5]")
+@click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=2), help="Prompt and response.")
+@click.option("--hidden-size", default=256, show_default=True, type=click.IntRange(min=8), help="Only from scratch.")
+@click.option("--layers", default=4, show_default=True, type=click.IntRange(min=1), help="Only from scratch.")
+@click.option("--heads", default=4, show_default=True, type=click.IntRange(min=1), help="Only from scratch.")
+@click.option("--vocab-size", default=2048, show_default=True, type=click.IntRange(min=300), help="Only from scratch.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+def reference(sources: tuple[str, ...], model: str, out: Path, **options: Any) -> None:
+    """Train the reference policy: supervised, on every distinct response of DATA.
+
+    Needed where the model at hand did not write the responses of DATA itself, or is no chat model. Killed and repeated,
+    it continues.
+    """
+    from mopo_train.reference import ReferenceConfig, fit_reference, reference_examples
+
+    examples = reference_examples(sources, out, model=model)
+    fit_reference(examples, out, ReferenceConfig(**options), model=None if model == "scratch" else model)
+    say(f"{out}: the reference model, trained on {len(examples)} responses")
+
+
+@main.command()
+@click.argument("sources", metavar="DATA...", nargs=-1, required=True)
+@click.option("--model", required=True, help="Directory or hub name of the reference model.")
+@click.option("--out", required=True, metavar="FAMILY", type=click.Path(path_type=Path), help="Directory to make.")
+@click.option("--primary", required=True, metavar="OBJECTIVE", help="Objective to maximise.")
+@click.option("--policies", required=True, type=click.IntRange(min=1), help="How many.")
+@click.option("--floor", "floors", multiple=True, metavar="OBJECTIVE=RATE", help="Data win rate that all must hold.")
+@click.option("--method", default="mopo", show_default=True, type=click.Choice(["mopo"]))
+@click.option("--step", default="pairwise", show_default=True, type=click.Choice(["pairwise", "weighted-bc"]))
+@click.option("--tau", default=0.15, show_default=True, type=click.FloatRange(min=0, min_open=True), help="KL weight.")
+@click.option("--epsilon", type=click.FloatRange(min=0), help="Radius of the robust floors.  [default: by prompts]")
+@click.option("--steps", default=160, show_default=True, type=click.IntRange(min=1), help="First policy; others half.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=2), help="Responses per step.")
+@click.option("--learning-rate", default=2e-3, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--rank", default=8, show_default=True, type=click.IntRange(min=1), help="Of the LoRA adapters.")
+@click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=2), help="Prompt and response.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--force", is_flag=True, help="Train again what is there.")
+def run(sources: tuple[str, ...], model: str, out: Path, floors: tuple[str, ...], force: bool, **options: Any) -> None:
+    """Train a family of policies along the front that DATA predicts.
+
+    Floors and predictions are data win rates: 0.5 is parity with the responses of DATA. Without --floor the policies
+    spread over the whole front; with it the first holds exactly these floors and the others spread beyond. Killed and
+    repeated, it continues.
+    """
+    from mopo_train.family import parse_floors
+    from mopo_train.run import RunConfig, run_family
+
+    config = RunConfig(floors=parse_floors(floors), **options)
+    family = run_family(sources, out, config, model=model, force=force)
+    names = family.objectives
+    rows = [
+        [policy.id, *(_value(values.get(name)) for values in (policy.floors, policy.predicted) for name in names)]
+        for policy in family.policies
+    ]
+    columns = [f"{kind} {name}" for kind in ("floor", "predicted") for name in names]
+    print_table(["policy", *columns], rows, title=f"{out} (data win rates)")
+
+
+def _value(number: float | None) -> str:
+    return "" if number is None else f"{number:.3f}"

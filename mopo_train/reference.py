@@ -36,6 +36,8 @@ from mopo_train.policy.tokens import (
     length_buckets,
     token_log_probabilities,
 )
+from mopo_train.policy.workspace import check_place
+from mopo_train.preferences import read_preferences
 
 SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>")
 
@@ -65,6 +67,16 @@ class ReferenceConfig(NamedTuple):
     vocab_size: int = 2048
     positions: int = 2048
     """Longest context of the new model."""
+
+
+def reference_examples(sources: Sequence[str | Path], out: Path, *, model: str) -> list[Example]:
+    """Every distinct response of preference data with its prompt; checks that ``out`` is no place of data or model."""
+    check_place(out, sources, model)
+    data = read_preferences(sources, at_least=1)
+    for note in data.notes():
+        say(note)
+    talks: Any = [data.messages(prompt) for prompt in range(len(data.group))]
+    return [Example(talks[prompt], data.response(index)) for index, prompt in enumerate(data.response_prompt.tolist())]
 
 
 def fit_reference(examples: Sequence[Example], out: Path, config: ReferenceConfig, *, model: str | None) -> None:

@@ -50,9 +50,9 @@ class Workspace(NamedTuple):
 
 
 def check_place(root: Path, sources: Sequence[str | Path], model: str) -> None:
-    """Raise FamilyError where ``root`` cannot hold a family: a file, or entangled with the data or the model."""
+    """Raise FamilyError where ``root`` cannot be written to: a file, or entangled with the data or the model."""
     if root.exists() and not root.is_dir():
-        raise FamilyError(f"'{root}' is a file; give a directory for the family.")
+        raise FamilyError(f"'{root}' is a file; give a directory to write to.")
     here = root.resolve()
     inputs = [("data", Path(str(source).partition("=")[2] or str(source))) for source in sources]
     for what, given in [*inputs, ("model", Path(model).expanduser())]:
@@ -61,7 +61,7 @@ def check_place(root: Path, sources: Sequence[str | Path], model: str) -> None:
         there = given.resolve()
         if there.is_relative_to(here) or (there.is_dir() and here.is_relative_to(there)):
             raise FamilyError(
-                f"the family directory '{root}' and the {what} '{given}' lie inside one another; give --out a "
+                f"the output directory '{root}' and the {what} '{given}' lie inside one another; give --out a "
                 "directory of its own."
             )
 
@@ -78,7 +78,7 @@ def is_finished(root: Path, record: RunRecord) -> bool:
     if changes := _changes(_read(root), record):
         raise FamilyError(
             f"'{root}' holds {'a finished family' if finished else 'a family in training'} made with other settings "
-            f"({'; '.join(changes)}). Repeat the command as it was, give another directory, or begin again with --force."
+            f"({'; '.join(changes)}). Repeat the command as it was, name another directory, or use --force."
         )
     return finished
 

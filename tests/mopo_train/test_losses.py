@@ -33,7 +33,7 @@ def test_weighted_bc_loss_and_slope() -> None:
     log_probability = torch.tensor([-2.0, -1.0, -4.0], dtype=torch.float64, requires_grad=True)
     ratio = torch.tensor([0.5, 2.5, 0.0], dtype=torch.float64, requires_grad=True)
     loss = weighted_bc_loss(log_probability, ratio)
-    loss.sum().backward()
+    loss.sum().backward()  # type: ignore[no-untyped-call]
     assert loss.tolist() == [1.0, 2.5, 0.0]
     assert log_probability.grad is not None
     assert log_probability.grad.tolist() == [-0.5, -2.5, 0.0]

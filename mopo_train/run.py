@@ -1,0 +1,294 @@
+"""From preference data to a family of policies: win rates, the exact dual, one LoRA adapter per point of the front.
+
+Policies are trained in order along the front, each from its neighbour's adapter. A killed run continues with the
+policy that it was training, from its last checkpoint. Not covered: other methods, generated answers, several machines.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import PreTrainedModel
+
+from mopo_train import __version__
+from mopo_train.console import ProgressLine, progress, say
+from mopo_train.dual import Solution, attainable, infeasible_message, solve
+from mopo_train.errors import FloorError
+from mopo_train.family import (
+    REFERENCE,
+    ObjectiveName,
+    Policy,
+    PolicyFamily,
+    check_floors,
+    read_family,
+    write_family,
+    write_whole,
+)
+from mopo_train.front import propose
+from mopo_train.plan import plan_document
+from mopo_train.policy.adapter import (
+    AdapterTask,
+    StepKind,
+    make_target,
+    new_adapter,
+    save_adapter,
+    train_adapter,
+    unwrap,
+)
+from mopo_train.policy.batches import Planned, make_units, plan_steps
+from mopo_train.policy.corpus import Corpus, encode_corpus, reference_log_probabilities
+from mopo_train.policy.loop import LoopSettings
+from mopo_train.policy.models import context_length, find_model, fingerprint, load_model, load_tokenizer
+from mopo_train.policy.workspace import (
+    RunRecord,
+    Workspace,
+    begin,
+    check_place,
+    clear_finished,
+    is_finished,
+    open_workspace,
+)
+from mopo_train.preferences import PreferenceData, read_preferences
+from mopo_train.winrates import FloatArray, WinRates, win_rates
+
+LATER = 0.5
+"""Steps of a policy that begins from its neighbour, relative to those of the first."""
+
+
+class RunConfig(BaseModel):
+    """What decides the policies of a family, besides the data and the model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    primary: ObjectiveName
+    """Objective to maximise."""
+    policies: int = Field(ge=1)
+    """How many; fewer where the front has fewer distinct points."""
+    floors: dict[ObjectiveName, float] = {}
+    """Data win rates that every policy holds; empty: the policies spread over the whole front."""
+    method: Literal["mopo"] = "mopo"
+    step: StepKind = "pairwise"
+    tau: float = Field(default=0.15, gt=0, allow_inf_nan=False)
+    """Weight of the KL penalty."""
+    epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """KL radius of the robust floors; None: by the number of prompts (design section 2)."""
+    steps: int = Field(default=160, ge=1)
+    """Of the first policy; the others begin from their neighbour and take half as many."""
+    batch_size: int = Field(default=32, ge=2)
+    """Responses per step; the responses of a prompt stay together."""
+    learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
+    rank: int = Field(default=8, ge=1)
+    anchor: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    """Weight of the term of ``pairwise`` that keeps mass on the data's responses."""
+    max_length: int = Field(default=512, ge=2)
+    """Tokens of prompt and response together; the end of a longer response is cut off."""
+    seed: int = Field(default=0, ge=0)
+
+
+class _Training(NamedTuple):
+    """What all policies of a run share."""
+
+    config: RunConfig
+    workspace: Workspace
+    rates: WinRates
+    corpus: Corpus
+    reference: FloatArray
+    plans: list[list[Planned]]
+    """Per policy, the batches of its steps."""
+    checkpoint_seconds: float
+
+
+def run_family(
+    sources: Sequence[str | Path],
+    out: Path,
+    config: RunConfig,
+    *,
+    model: str,
+    force: bool = False,
+    checkpoint_seconds: float = 30.0,
+) -> PolicyFamily:
+    """Train the family of ``config`` on ``sources`` and write it to ``out``; the same call continues a killed run.
+
+    Everything that can be wrong with data, floors, model and place is found before training. A finished family of the
+    same call is returned as it is. Raises DataError, FloorError, ModelError, FamilyError.
+    """
+    check_place(out, sources, model)
+    find_model(model)
+    data = read_preferences(sources)
+    for note in data.notes():
+        say(note)
+    record = RunRecord(
+        package_version=__version__,
+        config=config.model_dump(mode="json"),
+        data_sha256=data.summary.sha256,
+        model=model,
+        model_fingerprint=fingerprint(model),
+    )
+    if not force and is_finished(out, record):
+        say(f"this family is already in '{out}'; --force trains it again")
+        return read_family(out)
+    rates = win_rates(data)
+    points = choose_points(rates, config)
+    tokenizer = load_tokenizer(model, add_template=find_model(model) is not None)
+    corpus = encode_corpus(data, tokenizer, min(config.max_length, context_length(model)))
+    begin(out, record, force=force)
+    workspace = open_workspace(out, model)
+    document = plan_document(rates, points, primary=config.primary, tau=config.tau, epsilon=config.epsilon)
+    write_whole(out / "plan.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+    plans = plan_policies(data, corpus, config, len(points))
+    needed = np.unique(np.concatenate([step.responses for plan in plans for step in plan])).tolist()
+    reference = reference_log_probabilities(
+        load_model(workspace.base), corpus, needed, workspace.work, record.model_fingerprint
+    )
+    training = _Training(config, workspace, rates, corpus, reference, plans, checkpoint_seconds)
+    _train_all(training, points)
+    family = _describe(config, workspace, data, points)
+    write_family(out, family)
+    clear_finished(workspace)
+    return family
+
+
+def choose_points(rates: WinRates, config: RunConfig) -> list[Solution]:
+    """The points of the predicted front to train for, from the loosest floors on.
+
+    Without floors they spread over the whole front. With floors, the first maximises the primary under exactly these,
+    and the others spread over the part of the front that holds them all. Raises FloorError for unknown objectives and
+    floors that no policy can hold.
+    """
+    known = list(rates.objectives)
+    if config.primary not in known:
+        raise FloorError(f"'{config.primary}' is not an objective of this data; known: {', '.join(known)}")
+    check_floors(config.floors, known)
+    how: dict[str, Any] = {"primary": config.primary, "tau": config.tau, "epsilon": config.epsilon}
+    if not config.floors:
+        found = propose(rates, policies=config.policies, **how)
+    else:
+        first = solve(rates, floors=config.floors, **how)
+        if not first.feasible:
+            raise FloorError(infeasible_message(first, attainable(rates, config.epsilon)))
+        found = [first]
+        if config.policies > 1:
+            beyond = [
+                point
+                for point in propose(rates, policies=8 * config.policies, **how)
+                if all(point.predicted_low[name] >= floor for name, floor in config.floors.items())
+            ]
+            places = np.unique(np.linspace(0, len(beyond) - 1, config.policies - 1).round().astype(int))
+            found += [beyond[place] for place in places] if beyond else []
+    distinct: list[Solution] = []
+    for point in found:
+        if not any(np.allclose(point.ratio, other.ratio, rtol=0, atol=1e-6) for other in distinct):
+            distinct.append(point)
+    if len(distinct) < config.policies:
+        say(f"the front has {len(distinct)} distinct points here, so {len(distinct)} policies, not {config.policies}")
+    return distinct
+
+
+def plan_policies(data: PreferenceData, corpus: Corpus, config: RunConfig, policies: int) -> list[list[Planned]]:
+    """The batches of every policy's steps; later policies take fewer steps (`LATER`)."""
+    units = make_units(data.compared(), data.response_prompt, config.batch_size)
+    later = max(1, round(config.steps * LATER))
+    seeds = np.random.SeedSequence(config.seed).generate_state(policies).tolist()
+    return [
+        plan_steps(units, corpus.lengths, config.batch_size, later if index else config.steps, seed)
+        for index, seed in enumerate(seeds)
+    ]
+
+
+def policy_id(index: int) -> str:
+    """Name of a trained policy: its place along the front."""
+    return f"policy-{index:02d}"
+
+
+def _train_all(training: _Training, points: Sequence[Solution]) -> None:
+    """Train every policy that is not whole yet, in order."""
+    plans, root = training.plans, training.workspace.root
+    done = [(root / "policies" / policy_id(index)).is_dir() for index in range(len(points))]
+    start = sum(len(plan) for plan, whole in zip(plans, done, strict=True) if whole)
+    if start:
+        say(f"{sum(done)} of {len(points)} policies are trained already")
+    base = load_model(training.workspace.base)
+    with progress("policies", sum(len(plan) for plan in plans), start) as line:
+        for index, point in enumerate(points):
+            if not done[index]:
+                base = _train_policy(training, base, index, point, line=line)
+
+
+def _train_policy(
+    training: _Training, base: PreTrainedModel, index: int, point: Solution, *, line: ProgressLine
+) -> PreTrainedModel:
+    """Train policy ``index`` and write its log, then its adapter by rename. Returns ``base``, as it was."""
+    config, workspace, name = training.config, training.workspace, policy_id(index)
+    task = AdapterTask(
+        kind=config.step,
+        target=make_target(point.ratio, point.score, config.tau, training.rates),
+        corpus=training.corpus,
+        reference=training.reference,
+        rates=training.rates,
+        plan=training.plans[index],
+        anchor=config.anchor,
+    )
+    settings = LoopSettings(
+        learning_rate=config.learning_rate,
+        checkpoint_seconds=training.checkpoint_seconds,
+        seed=config.seed,
+    )
+    start = workspace.root / "policies" / policy_id(index - 1) if index else None
+    model = new_adapter(base, rank=config.rank, seed=config.seed, start=start)
+    rows = train_adapter(model, task, settings, workspace.work / name, line)
+    _write_log(workspace.root / "training" / f"{name}.parquet", rows, point)
+    save_adapter(model, workspace.base_name, workspace.work / name / "adapter")
+    whole = workspace.root / "policies" / name
+    whole.parent.mkdir(exist_ok=True)
+    (workspace.work / name / "adapter").rename(whole)
+    shutil.rmtree(workspace.work / name)
+    return unwrap(model)
+
+
+def _write_log(path: Path, rows: Sequence[Mapping[str, float]], point: Solution) -> None:
+    """One row per logged step: what the dual wanted (``lambda.k``, ``predicted.k``) beside what was measured."""
+    wanted = {f"lambda.{name}": value for name, value in point.multipliers.items()}
+    wanted |= {f"predicted.{name}": value for name, value in point.predicted.items()}
+    log = pd.DataFrame([{**row, **wanted} for row in rows])
+    leading = ["step", "loss", "kl", "ess"]
+    log = log[leading + sorted(set(log.columns) - {*leading, "epoch"})]
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(".partial")
+    log.to_parquet(partial, index=False)
+    partial.replace(path)
+
+
+def _describe(
+    config: RunConfig, workspace: Workspace, data: PreferenceData, points: Sequence[Solution]
+) -> PolicyFamily:
+    parity = dict.fromkeys(data.objectives, 0.5)
+    policies = [Policy(id=REFERENCE, kind=REFERENCE, adapter=None, predicted=parity, predicted_low=parity, ess=1.0)]
+    policies += [
+        Policy(
+            id=policy_id(index),
+            kind=config.method,
+            adapter=f"policies/{policy_id(index)}",
+            floors=point.floors,
+            multipliers=point.multipliers,
+            predicted=point.predicted,
+            predicted_low=point.predicted_low,
+            ess=point.ess,
+        )
+        for index, point in enumerate(points)
+    ]
+    return PolicyFamily(
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        package_version=__version__,
+        base_model=workspace.base_name,
+        objectives=list(data.objectives),
+        primary=config.primary,
+        data=data.summary,
+        config=config.model_dump(mode="json"),
+        policies=policies,
+    )
