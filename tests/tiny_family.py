@@ -1,11 +1,12 @@
 """A family with real weights that is made in a second: random, but every policy answers differently."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mopo_eval.profiles import ProfileFile, ThresholdProfile, write_profiles
 from mopo_eval.scorecards import write_scorecards
@@ -43,6 +44,20 @@ def write_tiny_family(root: Path) -> PolicyFamily:
     members = family({policy: SCORES[policy] for policy in POLICIES})
     write_family(root, members)
     return members
+
+
+def greedy_answer(root: Path, policy: str, prompt: str | list[dict[str, str]], tokens: int) -> str:
+    """The truth about temperature 0: what transformers' own ``generate`` adds to a text or a conversation."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(root / "base")
+    model: Any = AutoModelForCausalLM.from_pretrained(root / "base")
+    if policy != REFERENCE:
+        model = PeftModel.from_pretrained(model, str(root / "policies" / policy)).merge_and_unload()
+    if not isinstance(prompt, str):
+        prompt = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
+    with torch.no_grad():
+        out = model.generate(**ids, do_sample=False, max_new_tokens=tokens, pad_token_id=0)
+    return str(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
 def write_tokenizer(directory: Path) -> PreTrainedTokenizerFast:

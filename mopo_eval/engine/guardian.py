@@ -70,7 +70,9 @@ def _end_all(child: "subprocess.Popen[bytes]", grace: float) -> int:
     limit = time.monotonic() + grace
     while child.poll() is None and time.monotonic() < limit:
         time.sleep(_POLL)
-    limit = min(limit, time.monotonic() + 2)  # helpers of a command that has ended get two seconds
+    for pid in _descendants():  # helpers of a command that has ended get two seconds
+        _kill(pid, signal.SIGTERM)
+    limit = min(limit, time.monotonic() + 2)
     while time.monotonic() < limit and _descendants():
         time.sleep(_POLL)
     if child.poll() is None:
@@ -78,7 +80,7 @@ def _end_all(child: "subprocess.Popen[bytes]", grace: float) -> int:
         child.wait()
     while left := _descendants():
         for pid in left:
-            _kill(pid)
+            _kill(pid, signal.SIGKILL)
         time.sleep(_POLL)
     if sys.platform not in ("linux", "win32"):
         os.killpg(0, signal.SIGKILL)  # the guardian included; nobody else can find the rest of the group
@@ -111,9 +113,9 @@ def _bury(pid: int) -> bool:
         return False
 
 
-def _kill(pid: int) -> None:
+def _kill(pid: int, number: int) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         pass
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from mopo_train.errors import ModelError
 from mopo_train.generation import Generator, Piece, Row, Sampling, draw_tokens
-from tests.tiny_family import CONTEXT, POLICIES
+from tests.tiny_family import CONTEXT, POLICIES, greedy_answer
 
 PROMPTS = ["Hello there", "Why?", "A much longer question, so that the batch has to be padded."]
 
@@ -37,24 +36,13 @@ def own(policy: str) -> str | None:
     return None if policy == "reference" else policy
 
 
-def greedy_by_transformers(root: Path, generator: Generator, policy: str, prompt: list[int], tokens: int) -> str:
-    model = AutoModelForCausalLM.from_pretrained(root / "base")
-    if policy != "reference":
-        model = PeftModel.from_pretrained(model, str(root / "policies" / policy)).merge_and_unload()
-    ids = torch.tensor([prompt])
-    out = model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0
-    )
-    return str(generator.tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True))
-
-
 @pytest.mark.parametrize("policy", POLICIES)
 def test_greedy_answers_of_a_padded_batch_equal_those_of_transformers(
     policy: str, generator: Generator, tiny_family: Path
 ) -> None:
-    prompts = [generator.chat_prompt([{"role": "user", "content": prompt}]) for prompt in PROMPTS]
-    rows = [Row(own(policy), prompt, Sampling(30, temperature=0)) for prompt in prompts]
-    expected = [greedy_by_transformers(tiny_family, generator, policy, prompt, 30) for prompt in prompts]
+    chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    rows = [Row(own(policy), generator.chat_prompt(chat), Sampling(30, temperature=0)) for chat in chats]
+    expected = [greedy_answer(tiny_family, policy, chat, 30) for chat in chats]
     assert [text(pieces) for pieces in run(generator, rows)] == expected
 
 
@@ -65,9 +53,7 @@ def test_rows_of_different_policies_in_one_batch_answer_as_they_do_alone(generat
         text(run(generator, [Row(own(policy), prompt, Sampling(length, 0))])[0])
         for policy, length in zip(POLICIES, lengths, strict=True)
     ]
-    rows = [
-        Row(own(policy), prompt, Sampling(length, 0)) for policy, length in zip(POLICIES, lengths, strict=True)
-    ]
+    rows = [Row(own(policy), prompt, Sampling(length, 0)) for policy, length in zip(POLICIES, lengths, strict=True)]
     assert [text(pieces) for pieces in run(generator, rows)] == alone
     assert len({answer[:10] for answer in alone}) == 3
 
