@@ -104,7 +104,7 @@ def make_family(options: argparse.Namespace) -> PolicyFamily:
 
 def measure(options: argparse.Namespace, root: Path, engine: str) -> None:
     """Generate and judge every policy's answers to the held-out prompts."""
-    judges = ("--judges", options.judges) if options.judges else ()
+    judges = ("--judges", options.judges) if options.judges else ("--answers-only",)
     mopo("mopo-eval", "run", root, "--engine", engine, "--prompts", options.prompts, *judges)
 
 
@@ -160,22 +160,40 @@ def first_prompts(path: Path) -> list[dict[str, Any]]:
 def ask(url: str, root: Path, family: PolicyFamily, prompts: list[dict[str, Any]]) -> None:
     """Three requests with the stock OpenAI client, under three profiles: who answered, and why."""
     client = OpenAI(base_url=f"{url}/v1", api_key="none")
-    profiles = read_profiles(root / "profiles.yaml", family.objectives, [policy.id for policy in family.policies])
+    models = [f"mopo/{name}" for name in profile_names(root, family)] or [
+        f"mopo/policy/{p.id}" for p in family.policies
+    ]
     prompt = next((row for row in prompts if row.get("category") == "risky"), prompts[0])["prompt"]
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     print(f"\nThree requests through the 'openai' package at {url}/v1\n  question: {messages[-1]['content']}")
-    for name in spread(list(profiles.profiles)):
-        why = httpx.post(f"{url}/v1/profiles/resolve", json={"profile": name}).json()
-        print(f'\n  model="mopo/{name}"  floors: {why["floors"] or "none"}')
+    for model in spread(models):
+        print(f'\n  model="{model}"')
         try:
             raw = client.chat.completions.with_raw_response.create(
-                model=f"mopo/{name}", messages=messages, max_tokens=64, temperature=0
+                model=model, messages=messages, max_tokens=64, temperature=0
             )
         except UnprocessableEntityError as error:
             print(f"    not served: {error.message}")
             continue
-        print(f"    answered by {raw.headers['x-mopo-policy']}: {why['reason']}")
+        print(f"    answered by {raw.headers['x-mopo-policy']}{why(url, model)}")
         print(f"    {raw.parse().choices[0].message.content}")
+
+
+def profile_names(root: Path, family: PolicyFamily) -> list[str]:
+    """Profiles of the family; none where nothing was scored."""
+    path = root / "profiles.yaml"
+    return (
+        list(read_profiles(path, family.objectives, [p.id for p in family.policies]).profiles) if path.exists() else []
+    )
+
+
+def why(url: str, model: str) -> str:
+    """Why a profile's policy was chosen, in the gateway's words."""
+    if model.startswith("mopo/policy/"):
+        return ", as asked"
+    found = httpx.post(f"{url}/v1/profiles/resolve", json={"profile": model.removeprefix("mopo/")}).json()
+    floors = ", ".join(f"{name} >= {floor:g}" for name, floor in found["floors"].items())
+    return f" (floors: {floors or 'none'}): {found['reason']}"
 
 
 def spread(names: list[str]) -> list[str]:
