@@ -164,7 +164,7 @@ def ask(url: str, root: Path, family: PolicyFamily, prompts: list[dict[str, Any]
         f"mopo/policy/{p.id}" for p in family.policies
     ]
     prompt = next((row for row in prompts if row.get("category") == "risky"), prompts[0])["prompt"]
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    messages: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     print(f"\nThree requests through the 'openai' package at {url}/v1\n  question: {messages[-1]['content']}")
     for model in spread(models):
         print(f'\n  model="{model}"')

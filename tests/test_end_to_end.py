@@ -101,7 +101,8 @@ def test_the_means_of_a_scorecard_are_those_of_its_judgements(runs: Path, measur
     cards = read_scorecards(runs / "family", read_family(runs / "family"))
     for policy, rows in answers.groupby("policy"):
         for objective, judge in judges.items():
-            scores = [judge(row.prompt, row.response).score for row in rows.itertuples()]
+            pairs = zip(rows["prompt"].astype(str), rows["response"].astype(str), strict=True)
+            scores = [judge(prompt, response).score for prompt, response in pairs]
             assert cards[str(policy)].objectives[objective].mean == pytest.approx(sum(scores) / len(scores))
 
 
