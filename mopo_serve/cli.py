@@ -116,11 +116,11 @@ def report(routing: "Routing") -> None:
 def greet(url: str, kind: str, routing: "Routing") -> None:
     """Tell where the gateway is, what each profile gets, and how to ask."""
     rows = [
-        (f"mopo/{name}", found.policy or "none (422)", "yes" if found.feasible else "no", found.reason)
+        (f"mopo/{name}", found.policy or "none (422)", _floors(found), "yes" if found.feasible else "no")
         for name, found in routing.selections.items()
     ]
     if rows:
-        print_table(("model", "policy", "holds every floor", "why"), rows, title=f"family {routing.identity}")
+        print_table(("model", "policy", "effective floors", "held"), rows, title=f"family {routing.identity}")
     example = next((row[0] for row in rows if row[1] != "none (422)"), "mopo/policy/reference")
     body = json.dumps({"model": example, "messages": [{"role": "user", "content": "Hello"}]})
     click.echo(f"\n  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n")
@@ -148,6 +148,10 @@ def log_record(record: "Record") -> None:
         f"{record.request_id} profile={record.profile} policy={record.policy} status={record.status} "
         f"{record.seconds:.3f}s{first}"
     )
+
+
+def _floors(selection: "Selection") -> str:
+    return ", ".join(f"{name} >= {floor:g}" for name, floor in selection.floors.items()) or "none"
 
 
 def _scratch_log() -> Path:
