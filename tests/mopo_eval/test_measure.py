@@ -261,14 +261,24 @@ def tiny_plan(choice: str) -> Plan:
     return Plan(prompts=PROMPTS[:5], judges=load_judges(JUDGES), sampling=sampling, engine=engine)
 
 
-def test_a_real_engine_is_measured(tiny_copy: Path, embedded_engine: Engine) -> None:
-    members = read_family(tiny_copy)
-    made = measure(tiny_copy, members, tiny_plan(embedded_engine.url))
-    answers = pd.read_parquet(tiny_copy / "evaluation" / made.summary.run / "responses.parquet")
+def check_measured(root: Path, engine: Engine) -> None:
+    members = read_family(root)
+    made = measure(root, members, tiny_plan(engine.url))
+    answers = pd.read_parquet(root / "evaluation" / made.summary.run / "responses.parquet")
     assert len(answers) == 5 * len(members.policies)
     assert (answers.completion_tokens > 0).all() and (answers.prompt_tokens > 0).all()
-    assert answers.groupby("prompt_id").response.nunique().max() > 1  # policies answer differently
+    assert answers.groupby("prompt_id").response.nunique().min() > 1  # policies answer differently
     assert set(answers.finish_reason) <= {"stop", "length"}
+    assert made.summary.cut == answers.query("finish_reason == 'length'").groupby("policy").size().to_dict()
+
+
+def test_the_embedded_engine_is_measured(tiny_copy: Path, embedded_engine: Engine) -> None:
+    check_measured(tiny_copy, embedded_engine)
+
+
+@pytest.mark.vllm
+def test_vllm_is_measured(tiny_copy: Path, vllm_engine: Engine) -> None:
+    check_measured(tiny_copy, vllm_engine)
 
 
 def test_an_engine_that_cannot_start_is_told_before_anything_is_lost(root: Path) -> None:
