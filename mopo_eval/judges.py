@@ -13,7 +13,7 @@ import yaml
 
 from mopo_eval.prompts import Conversation, beside_data
 from mopo_eval.rows import read_rows
-from mopo_train.errors import DataError, JudgeError
+from mopo_train.errors import DataError, JudgeError, MopoError
 from mopo_train.family import PolicyFamily
 from mopo_train.judgement import Judgement
 
@@ -30,7 +30,8 @@ class Judge(NamedTuple):
         try:
             given = self.score(prompt, response)
         except Exception as error:
-            raise JudgeError(f"judge '{self.name}' failed on {where}: {type(error).__name__}: {error}") from error
+            kind = "" if isinstance(error, MopoError) else f"{type(error).__name__}: "
+            raise JudgeError(f"judge '{self.name}' failed on {where}: {kind}{error}") from error
         judgement = given if isinstance(given, Judgement) else Judgement(given)
         score = judgement.score
         if not isinstance(score, Real) or not 0 <= float(score) <= 1:  # the comparison also refuses NaN
