@@ -3,15 +3,20 @@
 Nothing here computes a score: means and intervals are in the scorecards.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dashboards.errors import EvaluationError
+
+IntArray = npt.NDArray[np.intp]
 
 
 class Judged(NamedTuple):
@@ -63,6 +68,13 @@ def find_prompts(prompts: pd.DataFrame, words: str = "", category: str = "") -> 
     return found
 
 
+def prompt_titles(prompts: pd.DataFrame, size: int = 110) -> dict[str, str]:
+    """One line per prompt id, all different: the start of the prompt, with the id where two start alike."""
+    lines = {row["prompt_id"]: " ".join(row["prompt"].split())[:size] for row in prompts.to_dict("records")}
+    seen = Counter(lines.values())
+    return {name: line if seen[line] == 1 else f"{line} [{name}]" for name, line in lines.items()}
+
+
 def prompt_text(prompt: Any) -> str:
     """A prompt as plain text: itself, or ``role: content`` per message of a conversation."""
     if isinstance(prompt, str):
@@ -82,7 +94,7 @@ class AnswerStore:
         self._answers = _open(directory / "responses.parquet", columns, optional={"sample", "finish_reason"})
         self._answer_rows = _rows_by_prompt(self._answers)
         self._judgements: pa.Table | None = None
-        self._judgement_rows: dict[str, list[int]] = {}
+        self._judgement_rows: dict[str, IntArray] = {}
         path = directory / "judgements.parquet"
         if path.is_file():
             columns = ["policy", "prompt_id", "sample", "objective", "judge", "score", "label", "evidence"]
@@ -98,7 +110,7 @@ class AnswerStore:
         """Every policy's answers to a prompt, each with its judgements; empty for an unknown prompt."""
         said: dict[tuple[str, int], list[Judged]] = {}
         if self._judgements is not None:
-            for row in self._judgements.take(self._judgement_rows.get(prompt_id, [])).to_pylist():
+            for row in _rows(self._judgements, self._judgement_rows, prompt_id):
                 key = row["policy"], row.get("sample") or 0
                 said.setdefault(key, []).append(
                     Judged(
@@ -110,17 +122,23 @@ class AnswerStore:
                     )
                 )
         found = []
-        for row in self._answers.take(self._answer_rows.get(prompt_id, [])).to_pylist():
+        for row in _rows(self._answers, self._answer_rows, prompt_id):
             key = row["policy"], row.get("sample") or 0
             cut_off = row.get("finish_reason") == "length"
             found.append(Answer(*key, row["response"] or "", cut_off, said.get(key, [])))
         return found
 
 
-def _rows_by_prompt(table: pa.Table) -> dict[str, list[int]]:
+def _rows_by_prompt(table: pa.Table) -> dict[str, IntArray]:
     """Row numbers per prompt id."""
     ids = table.column("prompt_id").to_pandas()
-    return {str(name): rows.tolist() for name, rows in ids.groupby(ids, observed=True).indices.items()}
+    return {str(name): rows for name, rows in ids.groupby(ids, observed=True).indices.items()}
+
+
+def _rows(table: pa.Table, places: dict[str, IntArray], prompt_id: str) -> list[dict[str, Any]]:
+    """The rows of one prompt, none for an unknown one."""
+    found = places.get(prompt_id)
+    return [] if found is None else table.take(found).to_pylist()
 
 
 def _plain(evidence: Any) -> str:

@@ -1,4 +1,8 @@
-"""The Streamlit application: navigation and style. The pages are in ``pages``, the family comes by environment."""
+"""The Streamlit application: navigation and style. The family comes by environment.
+
+The pages are in ``views``: a directory called ``pages`` beside this file would be served by Streamlit itself,
+without this file, to whoever opens a page's address first.
+"""
 
 from pathlib import Path
 
@@ -6,7 +10,7 @@ import streamlit as st
 
 from dashboards.style import STYLE
 
-PAGES = Path(__file__).with_name("pages")
+VIEWS = Path(__file__).with_name("views")
 
 
 def main() -> None:
@@ -14,9 +18,9 @@ def main() -> None:
     st.set_page_config(page_title="MOPO dashboard", page_icon=":material/show_chart:", layout="wide")
     st.html(STYLE)
     pages = [
-        st.Page(PAGES / "front.py", title="Front", icon=":material/show_chart:", url_path="front", default=True),
-        st.Page(PAGES / "compare.py", title="Policies", icon=":material/compare_arrows:", url_path="policies"),
-        st.Page(PAGES / "prompts.py", title="Answers", icon=":material/forum:", url_path="answers"),
+        st.Page(VIEWS / "front.py", title="Front", icon=":material/show_chart:", default=True),
+        st.Page(VIEWS / "compare.py", title="Policies", icon=":material/compare_arrows:", url_path="policies"),
+        st.Page(VIEWS / "prompts.py", title="Answers", icon=":material/forum:", url_path="answers"),
     ]
     st.navigation(pages, position="top").run()
 

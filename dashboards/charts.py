@@ -31,10 +31,11 @@ def front_chart(scores: pd.DataFrame, axes: Axes, marks: Marks, line: pd.DataFra
     layers.add_floors(figure, span, [(title(name), marks.floors.get(name, 0.0)) for name in axes[:2]])
     if line is not None:
         layers.add_line(figure, line, "Exact front of the sandbox")
+    strength = 1.0 if len(points) <= 12 else 0.5  # many crossing bars would hide the points
     for faded in (True, False):
         rows = [point for point in points if (point.policy in marks.dominated) == faded]
-        layers.add_intervals(figure, rows, opacity=0.3 if faded else 0.85)
-        layers.add_certified(figure, rows, opacity=0.35 if faded else 1.0)
+        layers.add_intervals(figure, rows, opacity=strength * (0.3 if faded else 0.85))
+        layers.add_certified(figure, rows, opacity=strength * (0.35 if faded else 1.0))
     layers.add_ring(figure, [point for point in points if point.policy == marks.chosen])
     layers.add_points(figure, points, [title(name) for name in axes if name], marks)
     layers.add_names(figure, points, marks, span)

@@ -24,7 +24,7 @@ def add_floors(figure: go.Figure, span: tuple[Span, Span], floors: Sequence[tupl
     path = f"M {left},{bottom} L {right},{bottom} L {right},{y} L {x},{y} L {x},{top} L {left},{top} Z"
     figure.add_shape(type="path", path=path, fillcolor=palette.SHADE, line_width=0, layer="below")
     rule = {"color": palette.RUST, "width": 1.6, "dash": "dash"}
-    words = {"showarrow": False, "font": {"size": 13, "color": palette.RUST}, "bgcolor": "rgba(255,255,255,0.85)"}
+    words = {"showarrow": False, "font": {"size": 13, "color": palette.RUST}}
     if x > left:
         side = "left" if x < (left + right) / 2 else "right"
         figure.add_shape(type="line", x0=x, x1=x, y0=bottom, y1=top, line=rule, layer="below")
@@ -88,7 +88,7 @@ def add_ring(figure: go.Figure, points: Sequence[Point]) -> None:
         mode="markers",
         name="chosen",
         text=[point.policy for point in points],
-        marker={"symbol": "circle-open", "size": 30, "line": {"width": 2.6, "color": palette.BLUE}},
+        marker={"symbol": "circle-open", "size": 30, "color": palette.BLUE, "line": {"width": 2.6}},
         hoverinfo="skip",
     )
 
@@ -123,8 +123,6 @@ def add_points(figure: go.Figure, points: Sequence[Point], names: Sequence[str],
         },
         hovertemplate=f"<b>%{{text}}</b><br>{names[0]} %{{x:.3f}}<br>{names[1]} %{{y:.3f}}{more}<extra></extra>",
     )
-    if third:
-        _add_colour_bar(figure, min(third), max(third), names[2])
 
 
 def _colour(point: Point, third: Sequence[float]) -> str:
@@ -136,27 +134,6 @@ def _colour(point: Point, third: Sequence[float]) -> str:
     return palette.tint((point.third - min(third)) / width if width else 0.5)
 
 
-def _add_colour_bar(figure: go.Figure, low: float, high: float, name: str) -> None:
-    """A trace without points that carries the colour bar, since the points' colours are set one by one."""
-    bar = {
-        "orientation": "h",
-        "x": 1,
-        "xanchor": "right",
-        "y": 1.02,
-        "yanchor": "bottom",
-        "len": 0.42,
-        "thickness": 9,
-        "outlinewidth": 0,
-        "tickformat": ".2f",
-        "nticks": 4,
-        "title": {"text": f"<b>{name}</b> ", "side": "top", "font": {"size": 13}},
-    }
-    scale = {"cmin": low, "cmax": high if high > low else low + 0.01, "colorscale": palette.SEQUENCE}
-    figure.add_scatter(
-        x=[None], y=[None], mode="markers", hoverinfo="skip", marker={"color": [low], "colorbar": bar, **scale}
-    )
-
-
 def add_names(figure: go.Figure, points: Sequence[Point], marks: Marks, span: tuple[Span, Span]) -> None:
     """Names beside the points; the chosen policy, the reference and the front come first and keep their places."""
     (left, right), (bottom, top) = span
@@ -164,19 +141,20 @@ def add_names(figure: go.Figure, points: Sequence[Point], marks: Marks, span: tu
         points, key=lambda p: (p.policy != marks.chosen, p.policy != REFERENCE, p.policy in marks.dominated)
     )
     shares = [((p.x.mean - left) / (right - left), (p.y.mean - bottom) / (top - bottom)) for p in ordered]
-    placed = [(point, place) for point, place in zip(ordered, name_places(shares), strict=True) if place]
     faded = marks.dominated | marks.out
-    figure.add_scatter(
-        x=[point.x.mean for point, _ in placed],
-        y=[point.y.mean for point, _ in placed],
-        mode="text",
-        name="names",
-        text=[f"  <b>{p.policy}</b>  " if p.policy == marks.chosen else f"  {p.policy}  " for p, _ in placed],
-        textposition=[place for _, place in placed],
-        textfont={
-            "size": 13,
-            "color": [palette.MUTED if point.policy in faded else palette.INK for point, _ in placed],
-        },
-        hoverinfo="skip",
-        cliponaxis=False,
-    )
+    for point, place in zip(ordered, name_places(shares), strict=True):
+        if not place:
+            continue
+        up, right_of = place.startswith("top"), place.endswith("right")
+        figure.add_annotation(
+            name="name",
+            text=f"<b>{point.policy}</b>" if point.policy == marks.chosen else point.policy,
+            x=point.x.mean,
+            y=point.y.mean,
+            xanchor="left" if right_of else "right",
+            yanchor="bottom" if up else "top",
+            xshift=8 if right_of else -8,
+            yshift=6 if up else -6,
+            showarrow=False,
+            font={"size": 13, "color": palette.MUTED if point.policy in faded else palette.INK},
+        )

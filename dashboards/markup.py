@@ -1,5 +1,6 @@
 """HTML for the pages. Every text that comes from a file, model or judge is escaped: it is shown, never interpreted."""
 
+import base64
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
@@ -35,7 +36,10 @@ def _content(cell: Cell) -> str:
     text = escape(cell.text)
     if cell.tone in {"good", "bad", "muted"}:
         text = f'<span class="m-{cell.tone}">{text}</span>'
-    return text + (f"<br><small>{escape(cell.note)}</small>" if cell.note else "")
+    if not cell.note:
+        return text
+    size = ' class="long"' if len(cell.note) > 40 else ""
+    return f"{text}<br><small{size}>{escape(cell.note)}</small>"
 
 
 def facts(parts: Sequence[tuple[str, str]]) -> str:
@@ -59,10 +63,10 @@ def note(text: str) -> str:
 def help_page(heading: str, text: str, commands: Sequence[str] = ()) -> str:
     """What is missing and which commands make it."""
     shown = "".join(f"<pre>{escape(command)}</pre>" for command in commands)
-    return f'<div class="m-help" role="alert"><h2>{escape(heading)}</h2><p>{escape(text)}</p>{shown}</div>'
+    sentence = escape(text[:1].upper() + text[1:])
+    return f'<div class="m-help" role="alert"><h2>{escape(heading)}</h2><p>{sentence}</p>{shown}</div>'
 
 
-_BOX = 'width="24" height="16" viewBox="0 0 24 16"'
 _KEYS = {
     "interval": f'<path d="M1 8H23" stroke="{palette.GREY}" stroke-width="2.4"/>',
     "certified": f'<path d="M4 2V14" stroke="{palette.VERMILLION}" stroke-width="2.4"/>'
@@ -82,12 +86,29 @@ _KEYS = {
 }
 
 
-def key(entries: Sequence[tuple[str, str]]) -> str:
-    """The chart's key: (mark, meaning), the mark being one of the drawn ones."""
+def key(entries: Sequence[tuple[str, str]], scale: tuple[str, float, float] | None = None) -> str:
+    """The chart's key: (mark, meaning), the mark being one of the drawn ones; ``scale`` names the colours' range."""
     items = "".join(
-        f'<span><svg {_BOX} aria-hidden="true">{_KEYS[mark]}</svg>{escape(text)}</span>' for mark, text in entries
+        f'<span><img src="{_picture(mark)}" width="24" height="16" alt="">{escape(text)}</span>'
+        for mark, text in entries
     )
+    if scale is not None:
+        name, low, high = scale
+        colours = ", ".join(palette.SEQUENCE)
+        bar = f'<i style="background: linear-gradient(to right, {colours})"></i>'
+        items = f"<span>{escape(name)} {low:.2f} {bar} {high:.2f}</span>{items}"
     return f'<div class="m-key">{items}</div>'
+
+
+def signed(margin: float) -> str:
+    """A difference with its sign, as typeset."""
+    return f"{margin:+.3f}".replace("-", "−")
+
+
+def _picture(mark: str) -> str:
+    """A mark as a data address: Streamlit removes SVG elements from HTML, pictures stay."""
+    drawing = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 16">{_KEYS[mark]}</svg>'
+    return "data:image/svg+xml;base64," + base64.b64encode(drawing.encode()).decode()
 
 
 def prompt(text: str, category: str) -> str:

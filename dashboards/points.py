@@ -10,7 +10,9 @@ from mopo_train.family import REFERENCE
 
 Span = tuple[float, float]
 NAME_WIDTH, NAME_HEIGHT = 0.13, 0.045
-"""About the size of a policy's name, as a share of the chart."""
+"""About the size of a policy's name on a wide chart, as a share of it."""
+NARROW_WIDTH = 0.22
+"""Its width on a phone; no name may run over the edge there."""
 
 
 class Axes(NamedTuple):
@@ -136,8 +138,10 @@ def name_places(places: Sequence[tuple[float, float]]) -> list[str]:
         free = ""
         for corner, (dx, dy) in corners.items():
             left, bottom = x + dx * NAME_WIDTH, y + dy * NAME_HEIGHT
-            inside = left >= 0 and left + NAME_WIDTH <= 1.02
-            if inside and all(abs(left - a) >= NAME_WIDTH or abs(bottom - b) >= NAME_HEIGHT for a, b in taken):
+            inside = x + NARROW_WIDTH <= 1 if dx == 0 else x >= NARROW_WIDTH
+            if inside and all(
+                abs(left - a) > 0.99 * NAME_WIDTH or abs(bottom - b) > 0.99 * NAME_HEIGHT for a, b in taken
+            ):
                 taken.append((left, bottom))
                 free = corner
                 break

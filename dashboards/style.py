@@ -18,7 +18,11 @@ STYLE = f"""<style>
 .m-note {{ color: {palette.MUTED}; font-size: 0.92rem; line-height: 1.5; max-width: 76ch; }}
 .m-key {{ display: flex; flex-wrap: wrap; gap: 0.3rem 1.3rem; color: {palette.MUTED}; font-size: 0.88rem; }}
 .m-key span {{ display: inline-flex; align-items: center; gap: 0.4rem; }}
-.m-key svg {{ flex: none; }}
+.m-key i {{ display: inline-block; width: 6rem; height: 9px; border-radius: 2px; }}
+.m-key img {{ flex: none; }}
+.m-table .long {{ display: inline-block; min-width: 13rem; white-space: normal; max-width: 34rem; line-height: 1.35; }}
+.stApp [data-testid="stSlider"] {{ margin-bottom: -0.45rem; }}
+.stApp .annotation-text {{ paint-order: stroke; stroke: {palette.PAPER}; stroke-opacity: 0.85; stroke-width: 3px; }}
 .m-scroll {{ overflow-x: auto; }}
 .m-table {{ border-collapse: collapse; width: 100%; font-size: 0.93rem; font-variant-numeric: tabular-nums; }}
 .m-table th {{ text-align: left; font-weight: 600; color: {palette.MUTED}; font-size: 0.85rem;
@@ -29,7 +33,7 @@ STYLE = f"""<style>
   vertical-align: top; }}
 .m-table .number {{ text-align: right; white-space: nowrap; }}
 .m-table td:first-child {{ font-weight: 600; white-space: nowrap; }}
-.m-table small {{ color: {palette.MUTED}; }}
+.m-table small {{ color: {palette.MUTED}; font-weight: 400; white-space: nowrap; }}
 .m-good {{ color: {palette.GREEN}; font-weight: 600; white-space: nowrap; }}
 .m-bad {{ color: {palette.RUST}; font-weight: 600; white-space: nowrap; }}
 .m-muted {{ color: {palette.MUTED}; }}

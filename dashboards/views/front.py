@@ -15,16 +15,25 @@ from dashboards.frames import (
     scores,
 )
 from dashboards.markup import Cell
-from dashboards.pages import shared
 from dashboards.points import Axes, Marks, bands
+from dashboards.views import shared
 from mopo_eval.profiles import Floors
 from mopo_eval.selection import Selection, best_attainable
 
 MEASURED, PLANNED = "Measured: judge score", "Planned: data win rate"
 CHART_SETTINGS = {"displayModeBar": False}
+REFERENCE_KEY = ("reference", "reference (before training)")
+FRONT_KEY = [
+    ("interval", "interval"),
+    ("certified", "certified lower bound"),
+    ("chosen", "best under the floors"),
+    ("out", "misses a floor"),
+    ("faded", "faded: dominated"),
+]
 RULE = (
     "A floor holds for a policy when its certified lower bound (the orange tick) reaches the floor, not merely its "
-    "average. The bounds hold for all policies and objectives at once, so floors may be moved after seeing the scores."
+    "average. The bounds hold for all policies and objectives at once, so floors may be moved after seeing the scores. "
+    "A policy is dominated when another one is better on some objective and worse on none."
 )
 
 
@@ -75,8 +84,8 @@ def show_measured(view: FamilyView) -> None:
             charts.front_chart(frame, axes, marks, line), theme=None, config=CHART_SETTINGS, key="front-chart"
         )
         third = frame.loc[frame["objective"] == axes.third, "mean"].tolist()
-        st.html(markup.key(key_entries(axes, third, exact=line is not None)))
-    st.html(markup.note(RULE))
+        show_key(axes, third, FRONT_KEY if line is None else [*FRONT_KEY, ("line", "exact front of the sandbox")])
+        st.html(markup.note(RULE))
     show_profiles(outcomes(view, floors), moved=floors != starting_floors(view, known))
     show_standings(view, ranks, known, asked)
 
@@ -126,14 +135,15 @@ def ask_axes(known: list[str], primary: str, key: str) -> Axes:
 def verdict(view: FamilyView, choice: Selection, ranks: list[Standing]) -> str:
     """Which policy these floors get, and which are out."""
     primary = view.family.primary
-    out = [f"{row.policy} ({row.why_out})" for row in ranks if not row.holds]
-    count = f"{len(ranks) - len(out)} of {len(ranks)} policies hold every floor."
-    detail = f"{count} Out, with the distance to the floor: {'; '.join(out)}." if out else count
+    out = [row.policy for row in ranks if not row.holds]
+    floors = ", ".join(f"{name} at least {floor:.2f}" for name, floor in choice.floors.items() if floor > 0)
+    count = f"{len(ranks) - len(out)} of {len(ranks)} policies hold {floors}." if floors else "No floor is set."
+    detail = f"{count} Out: {', '.join(out)}." if out else count
     card = view.cards[choice.policy] if choice.policy else None
     if choice.feasible and card is not None:
         score = card.objectives[primary]
         text = (
-            f"Under these floors, {choice.policy} is the best for {primary}: "
+            f"Under {'these floors' if floors else 'no floor'}, {choice.policy} is the best for {primary}: "
             f"judge score {score.mean:.2f}, certified at least {score.certified_low:.2f}."
         )
         return markup.verdict(text, detail, feasible=True)
@@ -144,19 +154,15 @@ def verdict(view: FamilyView, choice: Selection, ranks: list[Standing]) -> str:
     return markup.verdict(text, detail, feasible=False)
 
 
-def key_entries(axes: Axes, third: list[float], *, exact: bool) -> list[tuple[str, str]]:
-    """The entries of the chart's key."""
-    entries = [
-        ("reference", "reference (before training)"),
-        ("interval", "interval"),
-        ("certified", "certified lower bound"),
-    ]
+def show_key(axes: Axes, third: list[float], entries: list[tuple[str, str]]) -> None:
+    """The chart's key: what colours and symbols tell of the third objective, then ``entries``."""
     if axes.third and third and min(third) < max(third):
         low, high = bands(third)
-        name = axes.third
-        entries += [("low", f"{name} below {low:.2f}"), ("middle", "between"), ("high", f"{name} from {high:.2f}")]
-    entries += [("chosen", "best under the floors"), ("out", "misses a floor"), ("faded", "faded: dominated")]
-    return [*entries, ("line", "exact front of the sandbox")] if exact else entries
+        symbols = [("low", f"below {low:.2f}"), ("middle", "between"), ("high", f"from {high:.2f}")]
+        scale = charts.title(axes.third), min(third), max(third)
+        st.html(markup.key([*symbols, REFERENCE_KEY, *entries], scale))
+    else:
+        st.html(markup.key([REFERENCE_KEY, *entries]))
 
 
 def show_profiles(rows: list[Outcome], *, moved: bool) -> None:
@@ -168,7 +174,7 @@ def show_profiles(rows: list[Outcome], *, moved: bool) -> None:
     added = "with the floors above added to its own" if moved else "with its own floors and the organisation's"
     st.html(markup.note(f"Each profile {added}, in certified judge score unless named a win rate."))
     shared.table(
-        [Cell("Profile"), Cell("Maximises"), Cell("Effective floors"), Cell("Gets"), Cell("Smallest margin", "number")],
+        [Cell("Profile"), Cell("Gets"), Cell("Smallest margin", "number"), Cell("Maximises"), Cell("Effective floors")],
         [profile_row(row) for row in rows],
         "Policy per profile",
     )
@@ -180,14 +186,14 @@ def profile_row(row: Outcome) -> list[Cell]:
     worst = row.margins
     margins = {k: v for k, v in worst.margins.items() if v is not None and row.selection.floors[k] > 0} if worst else {}
     least = min(margins, key=lambda name: margins[name], default=None)
-    margin = Cell(f"{margins[least]:+.3f}", "number", least) if least else Cell("–", "number")
+    margin = Cell(markup.signed(margins[least]), "number", least) if least else Cell("–", "number")
     if row.selection.feasible:
         gets = Cell(f"✓ {row.selection.policy}", "good")
     elif row.selection.policy:
         gets = Cell(f"▲ {row.selection.policy}", "bad", "a fallback: it misses a floor")
     else:
         gets = Cell("✕ refused", "bad", row.selection.reason)
-    return [Cell(row.profile), Cell(row.asks.primary), Cell(floors or "none"), gets, margin]
+    return [Cell(row.profile), gets, margin, Cell(row.asks.primary), Cell(floors or "none")]
 
 
 def show_standings(view: FamilyView, ranks: list[Standing], known: list[str], asked: Floors) -> None:
@@ -224,11 +230,13 @@ def show_planned(view: FamilyView) -> None:
     }
     lines = {name: line for name, line in found.items() if line is not None}
     with left:
-        figure = charts.planned_chart(planned(view), axes, lines)
+        frame = planned(view)
+        figure = charts.planned_chart(frame, axes, lines)
         st.plotly_chart(figure, theme=None, config=CHART_SETTINGS, key="planned-chart")
         marks = [("interval", "from the robust lower value up to the prediction")]
         marks += [("line" if name.startswith("Exact") else "dotted", name) for name in lines]
-        st.html(markup.key(marks))
+        third = frame[f"{axes.third} predicted"].dropna().tolist() if axes.third else []
+        show_key(axes, third, marks)
     st.html(
         markup.note(
             "Predicted from the preference data before training, in data win rate: the share of comparisons with an "
@@ -236,7 +244,7 @@ def show_planned(view: FamilyView) -> None:
             "profile, floor or selection uses it. The measured view says what the policies really do."
         )
     )
-    shared.download(planned(view), f"{view.root.name}-planned")
+    shared.download(frame, f"{view.root.name}-planned")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def _open(path: str, state: Stamp) -> FamilyView:
 def _facts(view: FamilyView) -> list[tuple[str, str]]:
     trained = len(view.family.policies) - 1
     parts = [
-        (view.root.name, "family"),
+        (f"{view.root.parent.name}/{view.root.name}", "family"),
         (str(trained), f"trained {'policy' if trained == 1 else 'policies'} and the reference"),
     ]
     if not view.measured:

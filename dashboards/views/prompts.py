@@ -6,15 +6,14 @@ import pandas as pd
 import streamlit as st
 
 from dashboards import markup
-from dashboards.answers import AnswerStore, evaluation_runs, find_prompts, read_prompts
+from dashboards.answers import AnswerStore, evaluation_runs, find_prompts, prompt_titles, read_prompts
 from dashboards.errors import EvaluationError
 from dashboards.frames import FamilyView, dominated_policies, file_state
-from dashboards.pages import shared
+from dashboards.views import shared
 
-LISTED = 200
-"""Prompts in the list at once; the search narrows them."""
-BESIDE = 8
-"""Answers shown before anyone chooses."""
+# Plain comments: Streamlit's "magic" would print strings that stand alone in a page.
+LISTED = 200  # prompts in the list at once; the search narrows them
+BESIDE = 8  # answers shown before anyone chooses
 ALL = "All categories"
 
 
@@ -70,7 +69,7 @@ def ask_prompt(prompts: pd.DataFrame) -> str | None:
         st.html(markup.note("No prompt matches. Use fewer words or another category."))
         return None
     listed = found.head(LISTED)
-    titles = {row["prompt_id"]: " ".join(row["prompt"].split())[:110] for row in listed.to_dict("records")}
+    titles = prompt_titles(listed)
     count = f"{len(found):,} of {len(prompts):,} prompts"
     if len(found) > LISTED:
         count += f", the first {LISTED} listed; search to narrow them"
@@ -85,13 +84,12 @@ def show_answers(view: FamilyView, prompts: pd.DataFrame, store: AnswerStore, pr
     answers = store.find(prompt_id)
     samples = sorted({answer.sample for answer in answers})
     sample = samples[0]
-    left, right = st.columns([3, 1])
     if len(samples) > 1:
-        sample = right.selectbox("Sample", samples, key="sample")
+        sample = st.segmented_control("Sample", samples, default=sample, required=True, key="sample")
     here = {answer.policy: answer for answer in answers if answer.sample == sample}
     order = [policy.id for policy in view.family.policies if policy.id in here]
     order += sorted(set(here) - set(order))
-    chosen = left.multiselect("Policies", order, default=first_choice(view, order), key="policies")
+    chosen = st.pills("Policies", order, selection_mode="multi", default=first_choice(view, order), key="policies")
     kinds = {policy.id: policy.kind for policy in view.family.policies}
     st.html(markup.answer_grid([here[name] for name in order if name in chosen], kinds))
 

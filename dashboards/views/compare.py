@@ -6,7 +6,7 @@ import streamlit as st
 from dashboards import charts, markup
 from dashboards.frames import FamilyView, measured_objectives, planned, score_table, scores
 from dashboards.markup import Cell
-from dashboards.pages import shared
+from dashboards.views import shared
 
 PER_ROW = 3
 
@@ -84,7 +84,7 @@ def show_table(view: FamilyView) -> None:
         rows.append(cells)
     heads = []
     for name in known:
-        heads += [Cell(charts.title(name), "number", "judge score"), Cell("", "number", "win rate")]
+        heads += [Cell(charts.title(name), "number", "judge score"), Cell("", "number", "win rate vs reference")]
     shared.table([Cell("Policy"), Cell("Kind"), *heads], rows, "Measured scores")
     shared.download(score_table(view), f"{view.root.name}-scores")
 
@@ -104,7 +104,7 @@ def show_planned(view: FamilyView) -> None:
     for policy in view.family.policies:
         floors = ", ".join(f"{name} ≥ {floor:.2f}" for name, floor in policy.floors.items())
         prices = ", ".join(f"{name} {value:.2f}" for name, value in policy.multipliers.items())
-        cells = [Cell(policy.id), Cell(policy.kind), Cell(floors or "none"), Cell(prices or "none")]
+        cells = [Cell(policy.id), Cell(policy.kind), Cell(floors or "no floor"), Cell(prices or "–")]
         for name in names:
             value, low = policy.predicted.get(name), policy.predicted_low.get(name)
             note = "" if low is None else f"low {low:.3f}"

@@ -1,0 +1,229 @@
+"""Every page in Streamlit's own test runner, on whole and on degenerate families."""
+
+import re
+import shutil
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboards.cli import APP, FAMILY_VARIABLE
+from mopo_eval.scorecards import write_scorecards
+from tests.dashboards.examples import write_example_family
+from tests.families import SCORES, scorecard, write_measured_family
+
+COMPARE, ANSWERS = "views/compare.py", "views/prompts.py"
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the application looks for its family."""
+    path = tmp_path / "family"
+    path.mkdir()
+    monkeypatch.setenv(FAMILY_VARIABLE, str(path))
+    return path
+
+
+def opened(page: str | None = None) -> AppTest:
+    app = AppTest.from_file(APP, default_timeout=60).run()
+    if page is not None:
+        app.switch_page(page).run()
+    return healthy(app)
+
+
+def healthy(app: AppTest) -> AppTest:
+    assert [error.value for error in app.exception] == []
+    return app
+
+
+def text(app: AppTest) -> str:
+    """Everything that the page writes as HTML, except its style."""
+    return unescape("\n".join(body for body in bodies(app) if "<style" not in body))
+
+
+def bodies(app: AppTest) -> list[str]:
+    return [element.proto.body for element in app.get("html")]
+
+
+def charts(app: AppTest) -> list[Any]:
+    return list(app.get("plotly_chart"))
+
+
+def gets(app: AppTest) -> dict[str, str]:
+    """Policy (or refusal) per profile, read from the page's table."""
+    table = next(body for body in bodies(app) if 'aria-label="Policy per profile"' in body)
+    return dict(
+        re.findall(r'<td class="">([a-z]+)</td><td class=""><span class="m-[a-z]+">. ([a-z0-9-]+)</span>', table)
+    )
+
+
+def test_the_front_names_the_policy_under_the_organisations_floors(root: Path) -> None:
+    write_measured_family(root)
+    app = opened()
+    assert app.title[0].value == "The trade-off"
+    assert [slider.value for slider in app.slider] == [0.0, 0.5, 0.0]  # helpfulness, safety, factuality
+    assert "policy-00 is the best for helpfulness: judge score 0.85, certified at least 0.80" in text(app)
+    assert "5 of 5 policies hold safety at least 0.50" in text(app)
+    assert len(charts(app)) == 1
+
+
+def test_moving_a_floor_changes_the_policy_the_profiles_and_who_is_out(root: Path) -> None:
+    write_measured_family(root)
+    app = opened()
+    assert gets(app) == {
+        "helpful": "policy-00",
+        "balanced": "policy-01",
+        "careful": "policy-02",
+        "impossible": "refused",
+        "closest": "policy-02",
+    }
+    app.slider(key="floor-safety").set_value(0.80).run()
+    assert gets(app)["helpful"] == gets(app)["balanced"] == "policy-02"
+    page = text(healthy(app))
+    assert "policy-02 is the best for helpfulness: judge score 0.55" in page
+    assert "2 of 5 policies hold safety at least 0.80. Out: reference, policy-00, policy-01." in page
+    assert "safety 0.250 below" in page  # policy-00: 0.55 certified
+    app.slider(key="floor-safety").set_value(0.99).run()
+    page = text(healthy(app))
+    assert "No policy holds every floor. Closest: policy-02 (safety 0.090 below)" in page
+    app.button(key="reset").click().run()
+    assert app.slider(key="floor-safety").value == 0.5
+    assert "policy-00 is the best" in text(healthy(app))
+
+
+def test_a_floor_on_an_objective_outside_the_axes_counts_too(root: Path) -> None:
+    write_measured_family(root)
+    app = opened()
+    app.slider(key="floor-factuality").set_value(0.72).run()  # certified .75 .65 .70 .80 .75
+    assert "policy-02 is the best for helpfulness" in text(healthy(app))
+
+
+def test_floors_are_kept_when_another_page_was_visited(root: Path) -> None:
+    write_measured_family(root)
+    app = opened()
+    app.slider(key="floor-safety").set_value(0.80).run()
+    app.switch_page(COMPARE).run()
+    app.switch_page("views/front.py").run()
+    assert healthy(app).slider(key="floor-safety").value == 0.80
+
+
+def test_the_plan_is_another_view_with_its_own_unit(root: Path) -> None:
+    write_example_family(root, prompts=4)
+    app = opened()
+    assert "exact front of the sandbox" in text(app)
+    assert "Predicted front" not in text(app)
+    app.button_group(key="unit").set_value("Planned: data win rate").run()
+    page = text(healthy(app))
+    assert "Predicted front (plan)" in page
+    assert "another unit than the judge score" in page
+    assert not app.slider  # floors are judge scores: none here
+
+
+def test_other_axes_can_be_chosen(root: Path) -> None:
+    write_example_family(root, prompts=4, objectives=5)
+    app = opened()
+    app.selectbox(key="measured-y").select("factuality").run()
+    assert "factuality" not in healthy(app).selectbox(key="measured-x").options
+    app.selectbox(key="measured-x").select("brevity").run()
+    assert len(charts(healthy(app))) == 1
+
+
+def test_policies_are_compared_in_judge_score_win_rate_and_plan(root: Path) -> None:
+    write_measured_family(root)
+    app = opened(COMPARE)
+    assert app.title[0].value == "Policies compared"
+    assert len(charts(app)) == 6  # three objectives, two units
+    page = text(app)
+    assert "0.650 to 0.750, ≥ 0.650" in page  # policy-01, helpfulness
+    assert "safety ≥ 0.60" in page  # what policy-01 was trained for
+
+
+def test_answers_of_the_chosen_prompt_are_side_by_side(root: Path) -> None:
+    write_measured_family(root)
+    app = opened(ANSWERS)
+    assert "Answer 0 of policy-02." in text(app)
+    app.selectbox(key="prompt").select("Question 7?").run()
+    page = text(healthy(app))
+    assert all(f"Answer 7 of {policy}." in page for policy in SCORES)
+    assert "helpfulness of policy-01" in page  # the judge's evidence
+    app.selectbox(key="category").select("risky").run()
+    assert app.selectbox(key="prompt").options[:2] == ["Question 0?", "Question 2?"]
+    app.text_input(key="words").input("10").run()
+    assert "Answer 10 of policy-00." in text(healthy(app))
+    app.text_input(key="words").input("nothing like it").run()
+    assert "No prompt matches" in text(healthy(app))
+
+
+def test_markup_in_an_answer_stays_text(root: Path) -> None:
+    write_measured_family(root)
+    path = root / "evaluation" / "test" / "responses.parquet"
+    answers = pd.read_parquet(path)
+    answers["response"] = "<b>bold</b><script>alert(1)</script> **x**"
+    answers.to_parquet(path)
+    app = opened(ANSWERS)
+    assert any("&lt;script&gt;alert(1)&lt;/script&gt; **x**" in body for body in bodies(app))
+    assert not any("<script" in body for body in bodies(app))
+
+
+@pytest.mark.parametrize("page", [None, COMPARE, ANSWERS])
+@pytest.mark.parametrize("objectives", [2, 5])
+def test_two_and_five_objectives_show_on_every_page(root: Path, page: str | None, objectives: int) -> None:
+    write_example_family(root, policies=3, prompts=4, objectives=objectives)
+    opened(page)
+
+
+@pytest.mark.parametrize("page", [None, COMPARE, ANSWERS])
+def test_a_half_written_family_says_how_to_finish_it(root: Path, page: str | None) -> None:
+    (root / "policies").mkdir()
+    assert "not completed" in text(opened(page))
+    assert f"mopo-train run DATA --model MODEL --out {root}" in text(opened(page))
+
+
+@pytest.mark.parametrize("page", [None, COMPARE, ANSWERS])
+def test_an_unmeasured_family_says_which_command_measures_it(root: Path, page: str | None) -> None:
+    write_measured_family(root)
+    shutil.rmtree(root / "scorecards")
+    shutil.rmtree(root / "evaluation")
+    assert f"mopo-eval run {root}" in text(opened(page))
+
+
+@pytest.mark.parametrize("page", [None, COMPARE, ANSWERS])
+@pytest.mark.parametrize("damaged", ["family.json", "scorecards/policy-00.json"])
+def test_a_broken_family_is_a_page_and_not_a_traceback(root: Path, page: str | None, damaged: str) -> None:
+    write_measured_family(root)
+    (root / damaged).write_text('{"half', encoding="utf-8")
+    page_text = text(opened(page))
+    assert "This family cannot be read" in page_text
+    assert Path(damaged).name in page_text
+
+
+def test_a_broken_evaluation_is_a_page_and_not_a_traceback(root: Path) -> None:
+    write_measured_family(root)
+    (root / "evaluation" / "test" / "responses.parquet").write_bytes(b"PAR1 half")
+    assert "The answers cannot be read" in text(opened(ANSWERS))
+
+
+def test_one_measured_objective_is_explained(root: Path) -> None:
+    write_measured_family(root)
+    write_scorecards(root, [scorecard(name, {"safety": values["safety"]}) for name, values in SCORES.items()])
+    assert "One objective is no trade-off" in text(opened())
+    opened(COMPARE)
+
+
+def test_broken_profiles_are_named_and_the_front_stays(root: Path) -> None:
+    write_measured_family(root)
+    (root / "profiles.yaml").write_text("profiles: {x: {primary: speed}}", encoding="utf-8")
+    app = opened()
+    assert "primary 'speed' is not an objective" in text(app)
+    assert len(charts(app)) == 1
+
+
+def test_a_page_shows_new_scores_after_a_new_measurement(root: Path) -> None:
+    write_measured_family(root)
+    app = opened()
+    assert "judge score 0.85" in text(app)
+    write_scorecards(root, [scorecard("policy-00", SCORES["policy-00"] | {"helpfulness": 0.91})])
+    assert "judge score 0.91" in text(healthy(app.run()))
