@@ -74,7 +74,7 @@ def solve(
     objectives and floors outside [0, 1], DataError for an objective without labels.
     """
     check_floors(floors, list(rates.objectives))
-    radius = _checked(rates, primary, list(floors), tau, epsilon)
+    radius = check_problem(rates, primary, list(floors), tau, epsilon)
     problem = make_problem(rates, primary, list(floors), tau)
     bounds = np.array(list(floors.values()), dtype=np.float64)
     reach = radius[[rates.column(name) for name in floors]]
@@ -100,7 +100,7 @@ def tilt(
     for name, multiplier in multipliers.items():
         if not (np.isfinite(multiplier) and multiplier >= 0):
             raise FloorError(f"multiplier {name}={multiplier} must be a finite number >= 0")
-    radius = _checked(rates, primary, list(multipliers), tau, epsilon)
+    radius = check_problem(rates, primary, list(multipliers), tau, epsilon)
     problem = make_problem(rates, primary, list(multipliers), tau)
     given = np.array(list(multipliers.values()), dtype=np.float64)
     reach = radius[[rates.column(name) for name in multipliers]]
@@ -129,7 +129,7 @@ def infeasible_message(solution: Solution, largest: Mapping[str, float]) -> str:
     )
 
 
-def _checked(
+def check_problem(
     rates: WinRates, primary: str, constrained: Sequence[str], tau: float, epsilon: float | None
 ) -> FloatArray:
     """(K,) radius per objective. Raises for arguments that cannot be used."""

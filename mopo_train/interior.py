@@ -9,11 +9,12 @@ with means over the prompts labelled on k. At the optimum, with a multiplier chi
 
     v_k(x) + chi_k (log(u_k(x) / lambda_k) - epsilon_k) = b_k,    chi_k c_k = 0,
 
-so u_k is proportional to exp(-v_k / chi_k). Newton steps on these conditions, with chi_k s_k = mu sqrt(epsilon_k),
-mu -> 0, and a slack s for c (scaled so that all conditions are of one order for small balls), cost one small block per prompt (the covariance of the win rates) and a dense system of order 2m: time is
-linear in the responses and the accuracy that of Newton's method. u is moved by its logarithm, so it may be as small
-as the optimum wants. With given multipliers the same equations hold with lambda fixed and b unknown; the smallest
-largest shortfall is the same problem without a primary, with tau -> 0, sum lambda = 1 and b unknown up to a shift.
+so u_k is proportional to exp(-v_k / chi_k). Newton steps on these conditions with chi_k s_k = mu sqrt(epsilon_k),
+mu -> 0, and a slack s for c (scaled so that all conditions are of one order for small balls) cost one small block per
+prompt (the covariance of the win rates) and a dense system of order 2m: time is linear in the responses and the
+accuracy that of Newton's method. u is moved by its logarithm, so it may be as small as the optimum wants. With given
+multipliers the same equations hold with lambda fixed and b unknown; the smallest largest shortfall is the same
+problem without a primary, with tau -> 0, sum lambda = 1 and b unknown up to a shift.
 """
 
 from dataclasses import replace
@@ -101,17 +102,28 @@ def tilt_robust(problem: Problem, multipliers: FloatArray, radius: FloatArray) -
     """(m, P) u = lambda t for given multipliers (m,): t is the worst reweighting of the policy that u defines."""
     weights = np.zeros(problem.labelled.shape)
     used = multipliers > 0
-    if used.any():
-        part, given = problem.keep(used), multipliers[used]
-        ties = _Ties(np.eye(len(given)), part.counts / part.prompts * given)
-        found = _iterate(part, np.zeros(len(given)), radius[used], given, ties)
+    if not used.any():
+        return weights
+    part, reach = problem.keep(used), radius[used]
+    start: FloatArray = multipliers[used]
+    found = _at(part, reach, multipliers[used], start)
+    for power in range(12, -1, -1) if not found.converged else ():  # approach large multipliers from smaller ones
+        found = _at(part, reach, multipliers[used] / 2.0**power, start / 2.0**power if power == 12 else start)
         if not found.converged:
-            raise FloorError(
-                f"no worst reweighting found for multipliers {multipliers.tolist()} and epsilon {radius.tolist()}; "
-                "use smaller multipliers, a smaller epsilon, or epsilon = 0 for plain floors."
-            )
-        weights[used] = found.weights
+            break
+        start = found.weights * 2.0
+    if not found.converged:
+        raise FloorError(
+            f"no worst reweighting found for multipliers {multipliers.tolist()} and epsilon {radius.tolist()}; "
+            "use smaller multipliers, a smaller epsilon, or epsilon = 0 for plain floors."
+        )
+    weights[used] = found.weights
     return weights
+
+
+def _at(problem: Problem, radius: FloatArray, multipliers: FloatArray, start: FloatArray) -> "_Found":
+    ties = _Ties(np.eye(len(multipliers)), problem.counts / problem.prompts * multipliers)
+    return _iterate(problem, np.zeros(len(multipliers)), radius, start, ties)
 
 
 class _Found(NamedTuple):
