@@ -17,6 +17,10 @@ from mopo_train.errors import EngineError
 from mopo_train.family import REFERENCE
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for; larger than needed only costs memory
+_EMPTY_SLOTS = 1
+"""On a CPU vLLM gives a request without adapter that shares a batch with others the adapter in the *last* slot (index
+-1; vllm-project/vllm#48421, seen in 0.32). One slot more than there are adapters stays zero, so ``reference`` is right.
+"""
 _CPU_CONTEXT = 8192
 _GIB = 1024**3
 
@@ -40,7 +44,8 @@ def launch(
     command += ["--model", base, "--served-model-name", REFERENCE, "--host", "127.0.0.1"]
     command += ["--generation-config", "vllm"]  # sample as asked, not as the model's authors suggest
     if adapters:
-        command += ["--enable-lora", "--max-loras", str(len(adapters)), "--max-lora-rank", str(lora_rank(adapters))]
+        slots = len(adapters) if on_gpu else len(adapters) + _EMPTY_SLOTS
+        command += ["--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(lora_rank(adapters))]
         command += ["--lora-modules", *(f"{policy}={path}" for policy, path in adapters.items())]
     if not on_gpu:
         command += ["--dtype", "float32", "--enforce-eager"]

@@ -127,7 +127,8 @@ def test_vllm_on_a_cpu_gets_every_adapter_and_batches_them(tiny_family: Path) ->
     assert asked["--model"] == [base]
     assert asked["--served-model-name"] == ["reference"]
     assert (asked["--host"], asked["--port"]) == (["127.0.0.1"], ["8123"])
-    assert (asked["--max-loras"], asked["--max-lora-rank"]) == (["2"], ["8"])  # the adapters have rank 4
+    assert asked["--max-loras"] == ["3"]  # the last slot stays empty, for requests without an adapter
+    assert asked["--max-lora-rank"] == ["8"]  # the adapters have rank 4
     assert asked["--lora-modules"] == [f"{name}={path}" for name, path in adapters(tiny_family).items()]
     assert asked["--dtype"] == ["float32"] and "--enforce-eager" in asked
     assert asked["--max-model-len"] == ["512"]  # the model's own
@@ -140,6 +141,7 @@ def test_vllm_on_a_cpu_gets_every_adapter_and_batches_them(tiny_family: Path) ->
 def test_vllm_on_a_gpu_chooses_its_own_precision_and_context(tiny_family: Path) -> None:
     launch = vllm.launch("org/model", adapters(tiny_family), log=Path("log"), max_model_len=None, gpu=True)
     asked = options(launch.command(1))
+    assert asked["--max-loras"] == ["2"]
     assert not {"--dtype", "--enforce-eager", "--max-model-len"} & set(asked)
     assert not {"HF_HUB_OFFLINE", "VLLM_CPU_KVCACHE_SPACE"} & set(launch.environment)
     longer = vllm.launch("org/model", {}, log=Path("log"), max_model_len=4096, gpu=True)
