@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mopo_train import __version__
-from mopo_train.console import CommandGroup, print_table, say
+from mopo_train.console import CommandGroup, print_json, print_table, say
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -108,3 +108,36 @@ def run(sources: tuple[str, ...], model: str, out: Path, floors: tuple[str, ...]
 
 def _value(number: float | None) -> str:
     return "" if number is None else f"{number:.3f}"
+
+
+@main.command()
+@click.argument("sources", metavar="DATA...", nargs=-1, required=True)
+@click.option("--primary", metavar="OBJECTIVE", help="Objective to maximise.  [default: the first]")
+@click.option("--policies", default=6, show_default=True, type=click.IntRange(min=1), help="Points to propose.")
+@click.option("--floor", "floors", multiple=True, metavar="OBJECTIVE=RATE", help="Data win rate; plans this one point.")
+@click.option("--tau", default=0.15, show_default=True, type=click.FloatRange(min=0, min_open=True), help="KL weight.")
+@click.option("--epsilon", type=click.FloatRange(min=0), help="Radius of the robust floors.  [default: by prompts]")
+@click.option("--source", default="labels", show_default=True, type=click.Choice(["labels"]), help="Of win rates.")
+@click.option("--out", type=click.Path(path_type=Path), help="Directory for plan.json and plan.html.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def plan(sources: tuple[str, ...], floors: tuple[str, ...], out: Path | None, as_json: bool, **options: Any) -> None:
+    """Predict the front from DATA and propose floors, before any model is trained.
+
+    Floors and predictions are data win rates: 0.5 is parity with the responses of DATA.
+    """
+    from mopo_train.family import parse_floors
+    from mopo_train.plan import PlanRequest, make_plan, plan_table, write_plan
+    from mopo_train.preferences import read_preferences
+
+    options.pop("source")
+    data = read_preferences(sources)
+    made = make_plan(data, PlanRequest(floors=parse_floors(floors), **options))
+    for note in (*data.notes(), *made.warnings):
+        say(note)
+    if out is not None:
+        write_plan(out, made.document)
+        say(f"{out}: plan.json and plan.html")
+    if as_json:
+        print_json(made.document)
+    else:
+        print_table(*plan_table(made.document), title="predicted front (data win rates)")

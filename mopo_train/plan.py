@@ -1,0 +1,158 @@
+"""The plan: what a front will look like, from the data alone, before any model is trained.
+
+Turns solutions of the dual into the document that ``plan --json`` prints and ``plan.json`` holds, and says how far
+it can be trusted. Every value is a data win rate. Pictures are drawn in `picture`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from mopo_train.dual import Solution, attainable, infeasible_message, solve
+from mopo_train.family import write_whole
+from mopo_train.front import propose
+from mopo_train.robust import radii
+from mopo_train.winrates import WinRates, comparisons_per_response, win_rates
+
+if TYPE_CHECKING:
+    from mopo_train.preferences import PreferenceData
+
+TRUSTED_COMPARISONS = 5
+"""Labelled comparisons per response below which label noise makes predictions visibly optimistic."""
+LOW_ESS = 0.1
+"""Warn where a point keeps less than this share of the way from one response per prompt to all of them."""
+
+
+class PlanRequest(NamedTuple):
+    """What to plan for. Without ``floors``, ``policies`` points of the front."""
+
+    primary: str | None = None
+    """None: the first objective of the data."""
+    policies: int = 6
+    floors: Mapping[str, float] = {}
+    tau: float = 0.15
+    epsilon: float | None = None
+    """KL radius of the robust floors; None: the default for the number of prompts."""
+
+
+class Plan(NamedTuple):
+    """A plan and what to say about it."""
+
+    document: dict[str, Any]
+    """The object of ``plan --json``."""
+    warnings: list[str]
+
+
+def make_plan(data: "PreferenceData", request: PlanRequest) -> Plan:
+    """The proposed points of the predicted front, or the one point for the floors asked for.
+
+    Infeasible floors are no error: the point says so and the warnings name the nearest feasible ones. Raises
+    FloorError and DataError as `dual.solve`.
+    """
+    rates = win_rates(data)
+    primary = request.primary or data.objectives[0]
+    if request.floors:
+        points = [solve(rates, primary=primary, floors=request.floors, tau=request.tau, epsilon=request.epsilon)]
+    else:
+        points = propose(rates, primary=primary, policies=request.policies, tau=request.tau, epsilon=request.epsilon)
+    document = plan_document(rates, points, primary=primary, tau=request.tau, epsilon=request.epsilon)
+    compared = {name: count.mean for name, count in comparisons_per_response(data).items()}
+    document |= {"pairs": len(data.weight), "comparisons_per_response": compared}
+    warnings = [*_point_warnings(rates, points, document["attainable"]), *_label_warnings(rates, compared)]
+    if not request.floors and len(points) < request.policies:
+        warnings.insert(0, few_points(len(points)))
+    return Plan(document | {"warnings": warnings}, warnings)
+
+
+def plan_document(
+    rates: WinRates, points: Sequence[Solution], *, primary: str, tau: float, epsilon: float | None
+) -> dict[str, Any]:
+    """The ``plan --json`` object for points that were solved with the same ``primary``, ``tau`` and ``epsilon``."""
+    radius = radii(rates.labelled.sum(axis=0), epsilon)
+    return {
+        "objectives": list(rates.objectives),
+        "primary": primary,
+        "unit": "data win rate",
+        "tau": tau,
+        "epsilon": dict(zip(rates.objectives, radius.tolist(), strict=True)),
+        "attainable": attainable(rates, epsilon),
+        "points": [_point(point) for point in points],
+        "prompts": rates.prompts,
+        "responses": rates.responses,
+    }
+
+
+def few_points(found: int) -> str:
+    """Why fewer points came back than were asked for."""
+    if found == 1:
+        return (
+            "the objectives agree: what is best for the primary is best for the others too, so floors will not bind "
+            "and there is one point, not a front."
+        )
+    return f"the front has only {found} distinct points."
+
+
+def _point(point: Solution) -> dict[str, Any]:
+    """The fields of one point; an infeasible one also names the floors that its values belong to."""
+    fields = ("floors", "multipliers", "predicted", "predicted_low", "kl", "ess", "feasible")
+    described = {name: getattr(point, name) for name in fields}
+    return described if point.feasible else described | {"nearest_floors": point.nearest_floors}
+
+
+def _point_warnings(rates: WinRates, points: Sequence[Solution], largest: Mapping[str, float]) -> list[str]:
+    warnings = [infeasible_message(point, largest) for point in points if not point.feasible]
+    least = float((1.0 / np.diff(rates.starts)).mean())  # one response per prompt
+    low = [index for index, point in enumerate(points) if least < 1 and point.ess < least + LOW_ESS * (1 - least)]
+    if low:
+        named = ", ".join(str(index) for index in low)
+        warnings.append(
+            f"the effective sample size of point {named} is near {least:.2f}, one response per prompt: "
+            "policies there copy single answers. A larger tau keeps more of the reference."
+        )
+    return warnings
+
+
+def _label_warnings(rates: WinRates, compared: Mapping[str, float]) -> list[str]:
+    warnings = []
+    few = [f"{name} {mean:.1f}" for name, mean in compared.items() if mean < TRUSTED_COMPARISONS]
+    if few:
+        warnings.append(
+            f"comparisons per response: {', '.join(few)} (below {TRUSTED_COMPARISONS}). The noise of so few labels "
+            "counts as quality here, so predictions are optimistic: believe what 'mopo-eval run' measures."
+        )
+    alone = int((np.diff(rates.starts) == 1).sum())
+    if alone:
+        warnings.append(f"{alone} of {rates.prompts} prompts have a single distinct response: nothing to choose there.")
+    return warnings
+
+
+def write_plan(out: Path, document: Mapping[str, Any]) -> None:
+    """Write ``out``/plan.html and ``out``/plan.json, each by rename; the JSON last."""
+    import json
+
+    from mopo_train.picture import plan_page
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "plan.html", plan_page(document))
+    write_whole(out / "plan.json", json.dumps(document, allow_nan=False, indent=2) + "\n")
+
+
+def plan_table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Column titles and rows for a terminal."""
+    names = document["objectives"]
+    held = [name for name in names if any(name in point["floors"] for point in document["points"])]
+    columns = ["point", *(f"floor {name}" for name in held), *names, *(f"{name} low" for name in names)]
+    columns += [*(f"λ {name}" for name in held), "KL nats", "ESS"]
+    rows = []
+    for index, point in enumerate(document["points"]):
+        cells = [point["floors"][name] for name in held]
+        cells += [point[field][name] for field in ("predicted", "predicted_low") for name in names]
+        cells += [*(point["multipliers"][name] for name in held), point["kl"], point["ess"]]
+        label = str(index) if point["feasible"] else f"{index} infeasible"
+        rows.append([label, *(f"{cell:.3f}" for cell in cells)])
+    attained = [document["attainable"][name] for name in names]
+    blank = [""] * (len(held) + 2)
+    rows.append(["attainable", *[""] * len(held), *[""] * len(names), *(f"{value:.3f}" for value in attained), *blank])
+    return columns, rows
