@@ -4,6 +4,7 @@ Knows nothing of vLLM or transformers: ``vllm`` and ``embedded`` give a ``Launch
 """
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,6 +26,8 @@ GRACE = 15.0
 _TOLD_EVERY = 15.0  # seconds between signs of life while an engine starts
 _PORT_ATTEMPTS = 5
 _LAST_LINES = 15
+_CAUSES = 3
+_NAMES_EXCEPTION = re.compile(r"\b\w*(Error|Exception): \S")
 
 
 class Launch(NamedTuple):
@@ -145,7 +148,7 @@ def _wait_until_healthy(launch: Launch, process: "subprocess.Popen[bytes]", port
             if now - started > timeout:
                 raise EngineError(
                     f"{launch.title} was not healthy after {timeout:.0f} s and was ended; allow more time, or see its "
-                    f"log '{launch.log}'. Its last lines:\n{last_lines(launch.log)}"
+                    f"log '{launch.log}'. Its last lines:\n{last_words(launch.log)}"
                 )
             if now - told > _TOLD_EVERY:
                 told = now
@@ -175,7 +178,7 @@ def served_models(client: httpx.Client) -> set[str]:
 
 
 def _raise_dead(launch: Launch, status: int) -> None:
-    words = last_lines(launch.log)
+    words = last_words(launch.log)
     if "address already in use" in words.lower():
         raise PortTaken
     raise EngineError(
@@ -184,11 +187,18 @@ def _raise_dead(launch: Launch, status: int) -> None:
     )
 
 
-def last_lines(log: Path, count: int = _LAST_LINES) -> str:
-    """The last ``count`` lines of ``log``, indented."""
+def last_words(log: Path, count: int = _LAST_LINES) -> str:
+    """The last ``count`` lines of ``log``, indented, after the first exceptions that it names before them.
+
+    vLLM's last lines say only that its engine process failed; the cause stands a hundred lines above.
+    """
     try:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         return f"  (cannot be read: {error})"
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-    return "\n".join(f"  {line}" for line in lines[-count:]) or "  (it is empty)"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    earlier, tail = lines[:-count], lines[-count:]
+    named = (line for line in earlier if _NAMES_EXCEPTION.search(line) and " WARNING " not in line)
+    causes = list(dict.fromkeys(named))[:_CAUSES]
+    shown = [*causes, "...", *tail] if causes else tail
+    return "\n".join(f"  {line}" for line in shown) or "  (it is empty)"

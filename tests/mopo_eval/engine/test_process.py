@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mopo_eval.engine.process import Launch, last_lines, reserved_port, running
+from mopo_eval.engine.process import Launch, last_words, reserved_port, running
 from mopo_train.errors import EngineError
 from tests.mopo_eval.engine.process_group import assert_ended, assert_gone, descendants, members
 
@@ -182,10 +182,17 @@ def test_a_reserved_port_is_refused_to_everyone_but_a_server_that_reuses_address
 def test_the_last_lines_of_a_log_are_the_last_that_are_not_empty(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("one\n\ntwo\nthree\n\n")
-    assert last_lines(log, 2) == "  two\n  three"
-    assert "cannot be read" in last_lines(tmp_path / "missing")
+    assert last_words(log, 2) == "  two\n  three"
+    assert "cannot be read" in last_words(tmp_path / "missing")
     log.write_text("")
-    assert last_lines(log) == "  (it is empty)"
+    assert last_words(log) == "  (it is empty)"
+
+
+def test_an_exception_far_above_the_last_lines_is_shown_before_them(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    cause = "(Worker) ERROR safetensors.SafetensorError: header too small"
+    log.write_text("\n".join(["fine", cause, cause, *["  in between"] * 9, "RuntimeError: see above"]))
+    assert last_words(log, 2) == f"  {cause}\n  ...\n  in between\n  RuntimeError: see above"
 
 
 ENDINGS = ["block", "exception", "ctrl-c", "sigterm", "sigkill"]
