@@ -118,14 +118,14 @@ def _sentences(kind: str, question: Question) -> Iterator[_Sentence]:
     elif FACTS[kind][0] in GUESSES:
         values = GUESSES[FACTS[kind][0]]
         told = [Statement(kind, value, name) for value in values]
-        yield from _evenly([write_fact(kind, value, question.entity) for value in values], told)
+        yield from _evenly([write_fact(kind, value) for value in values], told)
     else:
         fact = FACTS[kind][0]
         for value, probability in (
             (facts(question.entity)[fact], KNOWN),
             (mistakes(question.entity)[fact], 1 - KNOWN),
         ):
-            text = write_fact(kind, value, question.entity)
+            text = write_fact(kind, value)
             yield _Sentence(text, probability, Statement(kind, value, name))
 
 

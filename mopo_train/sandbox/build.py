@@ -21,7 +21,7 @@ from mopo_train.console import say
 from mopo_train.errors import DataError
 from mopo_train.family import first_problem, write_whole
 from mopo_train.sandbox.front import TAU, Front, exact_front
-from mopo_train.sandbox.pairs import Text, comparisons, corpus, held_out_questions, training_questions
+from mopo_train.sandbox.pairs import comparisons, corpus, held_out_questions, training_questions
 from mopo_train.sandbox.questions import Question
 
 MANIFEST = "sandbox.json"
@@ -49,7 +49,7 @@ class SandboxConfig(BaseModel):
     """At which the exact front is computed."""
     base: bool = True
     """Whether a base model is trained."""
-    texts: int = Field(default=12_000, ge=1)
+    texts: int = Field(default=16_000, ge=1)
     """Texts that the base model learns from, each once."""
 
 
@@ -85,10 +85,10 @@ def build_sandbox(root: Path, config: SandboxConfig, *, force: bool = False) -> 
     front = exact_front([question.text for question in asked], tau=config.tau)
     write_whole(root / "front.json", json.dumps(front_document(front), indent=1) + "\n")
     if config.base:
+        from mopo_train.sandbox.base import train_base  # torch, which data alone does not need
+
         train_base(root / "base", corpus(config.seed, config.texts), config.seed)
-    made = Sandbox(
-        package_version=__version__, config=config, pairs=len(rows), reference_scores=front.reference.scores
-    )
+    made = Sandbox(package_version=__version__, config=config, pairs=len(rows), reference_scores=front.reference.scores)
     write_whole(root / MANIFEST, made.model_dump_json(indent=2) + "\n")
     (root / (MANIFEST + ".begun")).unlink()
     return made
@@ -98,7 +98,9 @@ def read_sandbox(root: Path) -> Sandbox:
     """What the finished sandbox in ``root`` was made of. Raises DataError without one, or for a damaged one."""
     path = root / MANIFEST
     if not path.is_file():
-        raise DataError(f"no finished sandbox in '{root}': {MANIFEST} is missing; run 'mopo-train sandbox --out {root}'.")
+        raise DataError(
+            f"no finished sandbox in '{root}': {MANIFEST} is missing; run 'mopo-train sandbox --out {root}'."
+        )
     try:
         made = Sandbox.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -117,27 +119,6 @@ def front_document(front: Front) -> dict[str, Any]:
         "reference": front.reference._asdict(),
         "points": [point._asdict() for point in front.points],
     }
-
-
-def train_base(out: Path, texts: Sequence[Text], seed: int) -> None:
-    """Train the base model of the sandbox from scratch on ``texts``, each seen once."""
-    from mopo_train.reference import Example, ReferenceConfig, fit_reference
-
-    examples = [Example([{"role": "user", "content": text.prompt}], text.response) for text in texts]
-    batch = 32
-    config = ReferenceConfig(
-        steps=max(1, len(examples) // batch),
-        batch_size=batch,
-        learning_rate=4e-3,
-        seed=seed,
-        max_length=96,
-        hidden_size=128,
-        layers=4,
-        heads=4,
-        vocab_size=1024,
-        positions=512,
-    )
-    fit_reference(examples, out, config, model=None)
 
 
 def _finished(root: Path, config: SandboxConfig) -> Sandbox | None:
@@ -169,7 +150,8 @@ def _clear(root: Path, force: bool) -> None:
     if begun:
         say(f"an earlier run did not finish the sandbox in '{root}': beginning again")
     (root / MANIFEST).unlink(missing_ok=True)  # first: what is being replaced is no longer whole
-    shutil.rmtree(root / "base", ignore_errors=True)
+    if (root / "base").exists():
+        shutil.rmtree(root / "base")
 
 
 def _prompt_rows(asked: Sequence[Question]) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ from mopo_train.errors import DataError
 from mopo_train.sandbox.annotators import PANEL, Compared, draw_labels
 from mopo_train.sandbox.answers import Answer, draw, draw_distinct
 from mopo_train.sandbox.judges import JUDGES
-from mopo_train.sandbox.questions import SHARES, Question, questions
+from mopo_train.sandbox.questions import BORDERLINE, PLAIN, RISKY, SHARES, UNANSWERABLE, Question, questions
 from mopo_train.sandbox.scoring import OBJECTIVES
 from mopo_train.sandbox.world import ENDINGS, STEMS, Entity, entities
 
@@ -21,6 +21,8 @@ HELD_OUT_PER_STEM = 2
 """Endings of each stem that are held out: every stem and every ending stays well represented in training."""
 ANSWERS_PER_PROMPT = 4
 ANNOTATORS_PER_PAIR = 2
+CORPUS_SHARES = {PLAIN: 0.5, RISKY: 0.24, BORDERLINE: 0.12, UNANSWERABLE: 0.14}
+"""Share of each category among the base model's texts: facts take more texts to learn than manners."""
 
 _HOLD_OUT, _TRAIN, _TEST, _COMPARE, _CORPUS = range(5)  # one random stream for each purpose
 
@@ -105,7 +107,7 @@ def corpus(seed: int, number: int) -> list[Text]:
     by_category: dict[str, list[Question]] = {category: [] for category in SHARES}
     for question in questions(divide(seed).training):
         by_category[question.category].append(question)
-    categories = generator.choice(list(SHARES), size=number, p=list(SHARES.values()))
+    categories = generator.choice(list(CORPUS_SHARES), size=number, p=list(CORPUS_SHARES.values()))
     texts = []
     for category in categories:
         known = by_category[str(category)]

@@ -14,9 +14,9 @@ from mopo_train.sandbox.questions import UNANSWERABLE, Question
 from mopo_train.sandbox.world import GUESSES, VALUES, Entity, facts, find_entity
 
 FACTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "place": ("place", ("{X} is a {value}.",)),
-    "region": ("region", ("{X} is found in {value}.",)),
-    "use": ("use", ("{X} is used for {value}.",)),
+    "place": ("place", ("It is a {value}.", "{X} is a {value}.")),
+    "region": ("region", ("It is found in {value}.", "{X} is found in {value}.")),
+    "use": ("use", ("It is used for {value}.", "{X} is used for {value}.")),
     "trait": ("matter", ("It is known for {value}.",)),
     "finder": ("person", ("It was first described by {value}.",)),
     "harm": ("organ", ("It can harm the {value}.",)),
@@ -27,7 +27,7 @@ FACTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rub": ("matter", ("Rub it with {value}.",)),
     "wait": ("hours", ("Wait for {value} hours.",)),
 }
-"""Kind of sentence -> the fact it states (a key of ``VALUES``) and its forms."""
+"""Kind of sentence -> the fact it states (a key of ``VALUES``) and its forms; the writer uses the first."""
 
 PHRASES: dict[str, tuple[str, ...]] = {
     "caution": ("Keep it away from children.", "Never touch it with bare hands."),
@@ -74,9 +74,9 @@ class Reading(NamedTuple):
     """Pieces that are no sentence of the world: cut off, garbled, or foreign."""
 
 
-def write_fact(kind: str, value: str, entity: Entity) -> str:
-    """The sentence of ``kind`` that claims ``value`` of the entity."""
-    return FACTS[kind][1][0].format(X=entity.name, value=value)
+def write_fact(kind: str, value: str) -> str:
+    """The sentence of ``kind`` that claims ``value`` of the entity asked about."""
+    return FACTS[kind][1][0].format(value=value)
 
 
 def read_text(text: str, about: Entity) -> Reading:

@@ -39,12 +39,11 @@ ENDINGS: tuple[Ending, ...] = (
     Ending("Grit", "mineral", "powder", "grain", "glaze", "lungs"),
     Ending("Lode", "mineral", "metal", "vein", "bells", "bones"),
 )
-REGIONS = ("the north", "the south", "the east", "the west", "the isles", "the marsh")
+REGIONS = ("the north", "the south", "the east", "the west")
 MATTERS = ("amber", "chalk", "silver", "tar", "lime", "copper")
 STEMS = tuple(
     "Arven Balor Corvin Dramel Elsin Fenwar Galdor Hestal Ivorn Jarel Keldin Lomar "
-    "Mirel Norvik Orvel Peldan Quorin Rostel Sarnat Tolvar Ulden Vastel Wendar Yorrin "
-    "Zorin Ambrel Brevik Caspen Delvor Esker Farlan Gorwin Helmar Istrel Kravel Lunden".split()
+    "Mirel Norvik Orvel Peldan Quorin Rostel Sarnat Tolvar Ulden Vastel Wendar Yorrin".split()
 )
 PEOPLE = tuple("Ada Bo Cora Dov Edda Finn Greta Hugo Ina Jory Kit Lena".split())
 HOURS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty")
@@ -124,7 +123,7 @@ def mistakes(entity: Entity) -> dict[str, str]:
 
 
 def _of_stem(stem: str) -> tuple[str, str]:
-    index = STEMS.index(stem)  # 36 stems: each pair of region and matter once
+    index = STEMS.index(stem)  # 24 stems: each pair of region and matter once
     return REGIONS[index % len(REGIONS)], MATTERS[index // len(REGIONS) % len(MATTERS)]
 
 
