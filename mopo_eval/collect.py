@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mopo_eval.answers import Answer, AnswerKey, Endpoint, Patience, Question, Refusal, Sampling, ask
 from mopo_eval.engine import Engine, open_engine
-from mopo_eval.engine.process import last_lines
+from mopo_eval.engine.process import last_words
 from mopo_eval.spool import open_spool
 from mopo_train.console import ProgressLine, progress
 from mopo_train.errors import EngineError
@@ -71,7 +71,7 @@ def collect(
 
 def _log_end(engine: Engine, log: Path) -> str:
     """The last lines of an engine that we started, for the message that it failed."""
-    return "." if engine.kind == "attached" else f"; its log ({log}) ends:\n{last_lines(log)}\n"
+    return "." if engine.kind == "attached" else f"; its log ({log}) ends:\n{last_words(log)}\n"
 
 
 def _refused_prompts(refused: Sequence[Refusal]) -> str:
