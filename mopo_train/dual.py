@@ -13,7 +13,7 @@ import scipy.optimize
 
 from mopo_train.errors import DataError, FloorError
 from mopo_train.family import check_floors
-from mopo_train.feasibility import attainable_values, nearest_feasible
+from mopo_train.feasibility import Nearest, attainable_values, nearest_feasible
 from mopo_train.interior import lower_values, solve_robust, tilt_robust
 from mopo_train.robust import lower_value, radii
 from mopo_train.tilting import (
@@ -82,7 +82,7 @@ def solve(
     if weights is not None:
         return _solution(rates, problem, weights, radius, floors)
     nearest = nearest_feasible(problem, bounds, reach)
-    weights = _near_optimum(problem, np.minimum(bounds, nearest.values), reach, nearest.pressure)
+    weights = _near_optimum(problem, np.minimum(bounds, nearest.values), reach, nearest)
     solution = _solution(rates, problem, weights, radius, floors)
     if nearest.shortfall <= EDGE:
         return solution
@@ -152,25 +152,26 @@ def _optimum(problem: Problem, bounds: FloatArray, radius: FloatArray) -> FloatA
     return solve_robust(problem, bounds, radius, start)
 
 
-def _near_optimum(problem: Problem, bounds: FloatArray, radius: FloatArray, pressure: FloatArray | None) -> FloatArray:
+def _near_optimum(problem: Problem, bounds: FloatArray, radius: FloatArray, nearest: Nearest) -> FloatArray:
     """As `_optimum`, for floors that can just be met: lowered as little as finite multipliers need.
 
     Where even that does not converge (robust floors with a radius near log n), the multipliers along the direction
     that comes closest: those of the policy of smallest shortfall, or of the best response of every prompt.
     """
-    if len(bounds) > 1 or radius[0] == 0:
+    single = len(bounds) == 1 and radius[0] > 0 and nearest.shortfall > -EDGE
+    if not single:
         for margin in MARGINS:
             weights = _optimum(problem, bounds - margin, radius)
             if weights is not None:
                 return weights
     directions = [problem.labelled.astype(np.float64)]
-    if len(bounds) == 1:  # there t is the worst reweighting of the best response of every prompt
+    if single:  # there t is the worst reweighting of the best response of every prompt
         best = max_by_prompt(problem.rates[0], problem.starts)[problem.labelled[0]]
         worst = np.zeros((1, problem.prompts))
         worst[0, problem.labelled[0]] = lower_value(best, float(radius[0])).weights
         directions.insert(0, worst)
-    if pressure is not None:
-        directions.insert(0, pressure * problem.tau)
+    if nearest.pressure is not None:
+        directions.insert(0, nearest.pressure * problem.tau)
     closest, found = np.inf, directions[0]
     for direction in directions:
         for power in range(35):

@@ -27,18 +27,24 @@ from mopo_train.robust import lower_value
 from mopo_train.tilting import Problem, covariances, prompt_values, scores, tilt_scores
 from mopo_train.winrates import FloatArray, max_by_prompt
 
-ITERATIONS = 200
+ITERATIONS = 100
 LAST_BARRIER = 1e-12
 PRECISION = 1e-10
 """Root mean square of the residuals of the optimality conditions at which the iteration stops."""
+LARGEST_FALL = 100.0
+"""Of a logarithm of u in one step: from there on u is 0 for the policy."""
 ROUNDED_BARRIER, ROUNDED = 1e-9, 1e-8
 """What still counts as converged where rounding stops the iteration earlier."""
 ACCEPTED = 1e-7
 """Largest error of a floor, computed independently of the iteration, in an accepted solution."""
-SMOOTHING = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-"""Falling weights of the divergence in the search for the smallest shortfall."""
-NEGLIGIBLE = 1e-7
-"""A multiplier below this whose floor holds with room belongs to a floor that does not bind."""
+NEGLIGIBLE = 1e-9
+"""Shortfall of a floor that counts as met without a multiplier."""
+SMALL = 1e-3
+"""A multiplier below this may belong to a floor that does not bind: the iteration is slow to find out."""
+CLOSE = 1e-6
+"""Distance of the bounds on the smallest shortfall at which the search for it stops."""
+FIRST_SMOOTHING, LAST_SMOOTHING = 0.1, 1e-5
+"""Weights of the divergence in the search for the smallest shortfall: it falls from the one to the other."""
 
 
 class _State(NamedTuple):
@@ -85,17 +91,21 @@ def solve_robust(problem: Problem, bounds: FloatArray, radius: FloatArray, start
 
     ``start`` (m,) are the plain multipliers.
     """
+    weights = np.zeros(problem.labelled.shape)
+    if (lower_values(problem, weights, radius) >= bounds - NEGLIGIBLE).all():
+        return weights
     found = _iterate(problem, bounds, radius, np.maximum(start, 0.05), None)
+    idle = found.weights.sum(axis=1) / problem.counts < SMALL
+    if idle.any() and not idle.all():  # floors that may not bind: exact without them, if so
+        fewer = solve_robust(problem.keep(~idle), bounds[~idle], radius[~idle], start[~idle])
+        if fewer is not None:
+            weights[~idle] = fewer
+            if (lower_values(problem, weights, radius) >= bounds - NEGLIGIBLE)[idle].all():
+                return weights
     if not found.converged:
         return None
-    weights = found.weights
-    low = lower_values(problem, weights, radius)
-    means = weights.sum(axis=1) / problem.counts
-    idle = (means < NEGLIGIBLE) & (low > bounds + ACCEPTED)
-    weights[idle] = 0.0
-    low = lower_values(problem, weights, radius) if idle.any() else low
-    error = np.where(idle | (means < NEGLIGIBLE), np.maximum(bounds - low, 0.0), np.abs(bounds - low))
-    return weights if error.max() <= ACCEPTED else None
+    error = np.abs(bounds - lower_values(problem, found.weights, radius))
+    return found.weights if error.max() <= ACCEPTED else None
 
 
 def tilt_robust(problem: Problem, multipliers: FloatArray, radius: FloatArray) -> FloatArray:
@@ -154,17 +164,21 @@ def smallest_shortfall(problem: Problem, bounds: FloatArray, radius: FloatArray)
     part = problem.counts / problem.prompts
     weights = np.where(problem.labelled, 1 / part.sum(), 0.0)
     best = Shortfall(-np.inf, np.inf, np.zeros(len(bounds)), weights)
-    for tau in SMOOTHING:
+    tau, last, factor = FIRST_SMOOTHING, np.inf, 0.3
+    while tau >= LAST_SMOOTHING and factor < 0.9 and best.high - best.low > CLOSE:
         smooth = replace(problem, base=np.zeros_like(problem.base), tau=tau)
-        ties = _Ties(np.ones((len(bounds), 1)), np.ones(1))
-        found = _iterate(smooth, bounds, radius, weights, ties)
-        weights = found.weights
-        values = lower_values(smooth, weights, radius)
-        low = _certified(smooth, weights, bounds) if found.inside else -np.inf
-        high = float((bounds - values).max())
-        best = best._replace(low=max(best.low, low))
-        if high < best.high:
-            best = best._replace(high=high, values=values, pressure=weights / tau)
+        found = _iterate(smooth, bounds, radius, weights, _Ties(np.ones((len(bounds), 1)), np.ones(1)))
+        if found.converged:
+            weights, last, factor = found.weights, tau, max(0.1, factor**1.5)
+            values = lower_values(smooth, weights, radius)
+            high = float((bounds - values).max())
+            low = _certified(smooth, weights, bounds) if found.inside else -np.inf
+            best = best._replace(low=max(best.low, low))
+            if high < best.high:
+                best = best._replace(high=high, values=values, pressure=weights / tau)
+        else:  # too far from the last solution: a shorter way
+            factor **= 0.5
+        tau = FIRST_SMOOTHING if np.isinf(last) else last * factor
     return best
 
 
@@ -300,7 +314,7 @@ def _move(
     size = _residuals(problem, radius, state, barrier).size
     for halving in range(40):
         length = longest * 0.5**halving
-        change = length * step.logs
+        change = np.maximum(length * step.logs, -LARGEST_FALL)
         rising = np.log1p(np.maximum(change, 0.0))  # u grows linearly, shrinks exponentially: both first-order exact
         moved = _State(
             state.logs + np.where(change > 0, rising, change),
@@ -308,7 +322,8 @@ def _move(
             state.slack + length * step.slack,
             state.bounds + length * step.bounds,
         )
-        fresh = _residuals(problem, radius, moved, barrier)
+        with np.errstate(over="ignore", invalid="ignore"):  # a step that is far too long
+            fresh = _residuals(problem, radius, moved, barrier)
         if fresh.size < (1 - 1e-4 * length) * size:
             return moved, fresh
     return None

@@ -23,9 +23,9 @@ def plan_figure(document: Mapping[str, Any]) -> go.Figure:
     figure = make_subplots(rows=1, cols=len(others), horizontal_spacing=0.12)
     for column, name in enumerate(others, start=1):
         place = {"row": 1, "col": column}
-        figure.add_hline(y=document["attainable"][name], line_dash="dot", line_color=LIMIT, **place)
         figure.add_trace(_trace(points, "predicted_low", primary, name, show=column == 1), **place)
         figure.add_trace(_trace(points, "predicted", primary, name, show=column == 1), **place)
+        figure.add_hline(y=document["attainable"][name], line_dash="dot", line_color=LIMIT, **place)
         figure.update_xaxes(title_text=f"{primary} (data win rate)", **place)
         figure.update_yaxes(title_text=f"{name} (data win rate)", **place)
     figure.update_layout(

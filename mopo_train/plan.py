@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TRUSTED_COMPARISONS = 5
 """Labelled comparisons per response below which label noise makes predictions visibly optimistic."""
-LOW_ESS = 0.1
+LOW_ESS = 0.03
 """Warn where a point keeps less than this share of the way from one response per prompt to all of them."""
 
 

@@ -16,6 +16,8 @@ from mopo_train.winrates import FloatArray, IntArray
 
 DELTA = 0.05
 """Error probability of the default one-sided bound."""
+SMALLEST = 1e-9
+"""A smaller radius counts as 0: it would move no value by more than 3e-5."""
 
 
 def radii(counts: IntArray, epsilon: float | None, delta: float = DELTA) -> FloatArray:
@@ -27,7 +29,7 @@ def radii(counts: IntArray, epsilon: float | None, delta: float = DELTA) -> Floa
     if epsilon is not None:
         if not (np.isfinite(epsilon) and epsilon >= 0):
             raise FloorError(f"epsilon = {epsilon} is not a radius; give a number >= 0 (0 switches the bound off)")
-        return np.full(len(counts), float(epsilon))
+        return np.full(len(counts), float(epsilon) if epsilon >= SMALLEST else 0.0)
     quantile = float(scipy.stats.chi2.ppf(1 - 2 * delta, df=1))
     return quantile / (2.0 * np.maximum(counts, 1))
 

@@ -1,0 +1,110 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from mopo_train.dual import attainable, solve
+from mopo_train.errors import FloorError
+from mopo_train.front import propose
+from mopo_train.winrates import WinRates, from_rates
+from tests.mopo_train.primal import random_rates
+
+
+def noisy(objectives: int, prompts: int = 300, seed: int = 0) -> WinRates:
+    """Four responses per prompt with independent rates of 0, 0.5 or 1: a front with room."""
+    rates = np.random.default_rng(seed).integers(0, 3, (4 * prompts, objectives)) / 2
+    return from_rates(tuple("abcde"[:objectives]), rates, np.arange(prompts + 1) * 4)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, None])
+def test_points_of_two_objectives_are_evenly_spaced_from_the_primary_to_the_other(epsilon: float | None) -> None:
+    rates = noisy(2)
+    points = propose(rates, primary="a", policies=7, tau=0.15, epsilon=epsilon)
+    places = np.array([[point.predicted["a"], point.predicted["b"]] for point in points])
+    steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    assert len(points) == 7
+    assert steps.max() < 1.35 * steps.min()
+    assert points[0].multipliers == {"b": 0.0}
+    assert points[-1].predicted["b"] > 0.95 * attainable(rates, 0)["b"]
+    assert (np.diff(places[:, 1]) > 0).all() and (np.diff(places[:, 0]) < 0).all()
+
+
+@pytest.mark.parametrize("objectives", [2, 3, 4])
+def test_every_proposed_floor_is_feasible_and_gives_its_point_back(objectives: int) -> None:
+    rates = noisy(objectives, prompts=60)
+    for point in propose(rates, primary="b", policies=5, tau=0.15):
+        assert point.feasible and "b" not in point.floors
+        again = solve(rates, primary="b", floors=point.floors, tau=0.15)
+        assert again.feasible
+        assert again.predicted == pytest.approx(point.predicted, abs=1e-5)
+
+
+@pytest.mark.parametrize("objectives", [3, 5])
+def test_no_proposed_point_dominates_another_and_lambda_zero_comes_first(objectives: int) -> None:
+    points = propose(noisy(objectives), primary="a", policies=8, tau=0.15, epsilon=0)
+    assert len(points) == 8
+    assert set(points[0].multipliers.values()) == {0.0}
+    for one, other in itertools.permutations(points, 2):
+        assert any(one.predicted[name] > other.predicted[name] for name in one.predicted)
+
+
+def test_neighbours_of_three_objectives_are_closer_than_points_at_random() -> None:
+    points = propose(noisy(3), primary="a", policies=8, tau=0.15, epsilon=0)
+    places = np.array([list(point.predicted.values()) for point in points])
+    along = np.linalg.norm(np.diff(places, axis=0), axis=1).mean()
+    every = [np.linalg.norm(one - other) for one, other in itertools.combinations(places, 2)]
+    assert along < 0.8 * np.mean(every)
+
+
+def test_the_last_point_keeps_more_than_one_response_per_prompt() -> None:
+    """Half of the way to the largest value would be free; the last hundredth would cost all other responses."""
+    points = propose(random_rates(1, prompts=200, objectives="ab"), primary="a", policies=4, tau=0.15, epsilon=0)
+    best = attainable(random_rates(1, prompts=200, objectives="ab"), 0)["b"]
+    assert points[-1].multipliers["b"] < 20
+    assert points[-1].predicted["b"] == pytest.approx(best, abs=0.02)
+
+
+def test_objectives_that_agree_give_one_point() -> None:
+    rates = np.random.default_rng(0).random((400, 1))
+    same = from_rates(("a", "b"), np.repeat(rates, 2, axis=1), np.arange(101) * 4)
+    points = propose(same, primary="a", policies=6, tau=0.15)
+    assert len(points) == 1 and points[0].multipliers == {"b": 0.0}
+
+
+def test_nothing_to_choose_gives_one_point() -> None:
+    ties = from_rates(("a", "b"), np.full((8, 2), 0.5), [0, 4, 8])
+    single = from_rates(("a", "b"), np.random.default_rng(0).random((5, 2)), range(6))
+    for rates in (ties, single):
+        assert len(propose(rates, primary="a", policies=6, tau=0.15)) == 1
+
+
+def test_a_front_shorter_than_the_points_asked_for_gives_fewer() -> None:
+    """a and b differ by 0.01 on one of two responses, so the front is about 0.01 long."""
+    rates = from_rates(("a", "b"), [[0.505, 0.48], [0.48, 0.505]] * 3, [0, 2, 4, 6])
+    points = propose(rates, primary="a", policies=40, tau=0.002, epsilon=0)
+    assert 2 <= len(points) < 40
+
+
+def test_an_objective_without_labels_takes_no_part() -> None:
+    rates = noisy(3, prompts=50)
+    labelled = np.tile([True, True, False], (50, 1))
+    points = propose(from_rates("abc", rates.rates, rates.starts, labelled=labelled), primary="a", policies=3, tau=0.15)
+    assert [list(point.multipliers) for point in points] == [["b"]] * 3
+
+
+def test_one_policy_is_the_one_without_floors() -> None:
+    rates = noisy(2, prompts=20)
+    (point,) = propose(rates, primary="a", policies=1, tau=0.15)
+    assert point.predicted == pytest.approx(solve(rates, primary="a", floors={}, tau=0.15).predicted)
+
+
+def test_proposals_exist_for_a_radius_that_leaves_large_multipliers_without_a_solution() -> None:
+    points = propose(noisy(4, prompts=100), primary="a", policies=5, tau=0.02, epsilon=0.5)
+    assert len(points) == 5
+
+
+def test_no_policies_at_all_cannot_be_proposed() -> None:
+    with pytest.raises(FloorError, match="at least one"):
+        propose(noisy(2, prompts=2), primary="a", policies=0, tau=0.15)
+    with pytest.raises(FloorError, match="'speed'"):
+        propose(noisy(2, prompts=2), primary="speed", policies=2, tau=0.15)
