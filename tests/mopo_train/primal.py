@@ -4,10 +4,13 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import cvxpy as cp
+import cvxpy
 import numpy as np
 
 from mopo_train.winrates import BoolArray, FloatArray, WinRates, from_rates
+
+
+cp: Any = cvxpy  # its own annotations are incomplete
 
 
 class Primal(NamedTuple):
@@ -51,7 +54,7 @@ def solve_primal(
     return Primal(np.asarray(share.value), float(problem.value), prices)
 
 
-def _values(rates: WinRates, share: cp.Variable, each: list[slice], name: str) -> Any:
+def _values(rates: WinRates, share: Any, each: list[slice], name: str) -> Any:
     k = rates.objectives.index(name)
     return cp.hstack([rates.rates[rows, k] @ share[rows] for x, rows in enumerate(each) if rates.labelled[x, k]])
 

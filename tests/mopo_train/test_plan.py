@@ -94,15 +94,18 @@ def test_few_comparisons_are_called_optimistic(pairs: Path) -> None:
 
 
 def test_enough_comparisons_are_not(tmp_path: Path) -> None:
-    rows = [
-        {"prompt": f"p{p}", "response_a": f"r{a}", "response_b": f"r{b}", "preferences": {"x": a < b, "y": a % 2}}
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt": f"p{p}",
+            "response_a": f"r{a}",
+            "response_b": f"r{b}",
+            "preferences": {"x": 1.0, "y": float(a % 2)},
+        }
         for p in range(5)
         for a in range(7)
         for b in range(7)
         if a < b
     ]
-    for row in rows:
-        row["preferences"] = {name: float(value) for name, value in row["preferences"].items()}
     document = plan_json(write(tmp_path / "many.jsonl", rows))
     assert document["comparisons_per_response"] == {"x": 6.0, "y": 6.0}
     assert not any("comparisons" in each for each in document["warnings"])

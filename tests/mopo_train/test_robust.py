@@ -1,18 +1,17 @@
 import math
 
-import cvxpy as cp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mopo_train.dual import Solution, attainable, make_problem, solve, tilt
+from mopo_train.dual import Solution, attainable, solve, tilt
 from mopo_train.errors import FloorError
 from mopo_train.interior import smallest_shortfall
 from mopo_train.robust import lower_value, radii
-from mopo_train.tilting import prompt_values
+from mopo_train.tilting import make_problem, prompt_values
 from mopo_train.winrates import FloatArray, WinRates, from_rates
-from tests.mopo_train.primal import random_rates, solve_primal
+from tests.mopo_train.primal import cp, random_rates, solve_primal
 
 seeds = st.integers(0, 2**32 - 1)
 
