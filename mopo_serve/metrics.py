@@ -1,5 +1,6 @@
 """What the gateway counts, for Prometheus. Each gateway has a registry of its own; nothing is global."""
 
+import functools
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -44,19 +45,27 @@ class GatewayMetrics:
             "mopo_infeasible", "Requests answered 422: no policy holds the floors.", ("profile",),
             registry=self.registry,
         )  # fmt: skip
+        # Looking a child up by its labels costs more than counting; names are few, because only known ones are labels.
+        self._count, self._times = functools.cache(self._counter), functools.cache(self._histograms)
         self.in_flight = Gauge("mopo_requests_in_flight", "Requests being answered.", registry=self.registry)
 
     def observe(self, record: Record) -> None:
         """Count a finished request."""
-        which = (record.policy, record.profile)
-        self._requests.labels(*which, str(record.status)).inc()
+        self._count(record.policy, record.profile, record.status).inc()
         if record.status == 422:
             self._infeasible.labels(record.profile).inc()
         if record.policy == "-":
             return  # nothing was generated: its latency would only hide that of those that were
-        self._seconds.labels(*which).observe(record.seconds)
+        seconds, first_token = self._times(record.policy, record.profile)
+        seconds.observe(record.seconds)
         if record.first_token_seconds is not None:
-            self._first_token.labels(*which).observe(record.first_token_seconds)
+            first_token.observe(record.first_token_seconds)
+
+    def _counter(self, policy: str, profile: str, status: int) -> Counter:
+        return self._requests.labels(policy, profile, str(status))
+
+    def _histograms(self, policy: str, profile: str) -> tuple[Histogram, Histogram]:
+        return self._seconds.labels(policy, profile), self._first_token.labels(policy, profile)
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format."""

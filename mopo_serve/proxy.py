@@ -105,7 +105,7 @@ class CompletionEndpoint:
         model = take_model(body)
         requested = take_profile(body)
         known = model.removeprefix("mopo/")
-        if known in self.routing.profiles or model.startswith(PINNED) and model in self.routing.models:
+        if known in self.routing.profiles or (model.startswith(PINNED) and model in self.routing.models):
             exchange.profile = known
         decision = self.routing.decide(model, requested)
         exchange.policy, exchange.fallback = decision.policy, not decision.feasible

@@ -18,6 +18,7 @@ from mopo_train.family import ObjectiveName, PolicyId
 WITHHELD = ("cache_salt", "priority")
 """Fields that a client may not set: one reaches into other callers' prefix cache, the other jumps the queue."""
 Model = TypeVar("Model", bound=BaseModel)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -102,7 +103,7 @@ def engine_body(body: dict[str, Any], policy: str) -> bytes:
 def encode(value: Any, place: str = "") -> bytes:
     """``value`` as JSON bytes; raises ApiError (400) naming the field that is no JSON (NaN, a lone surrogate)."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+        return _ENCODER.encode(value).encode("utf-8")
     except RecursionError as error:
         raise malformed("the body is nested too deeply") from error
     except ValueError as error:  # UnicodeEncodeError is one

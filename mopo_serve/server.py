@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import uvicorn
 
 from mopo_eval.engine import Engine
-from mopo_eval.engine.process import last_lines
+from mopo_eval.engine.process import last_words
 from mopo_serve.gateway import Gateway
 from mopo_train.console import say
 from mopo_train.errors import MopoError
@@ -83,6 +83,7 @@ def serve(
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # nothing here looks at where a client comes from
         timeout_graceful_shutdown=CUT_SECONDS,
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
@@ -95,7 +96,7 @@ def serve(
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         died = runner.run(_serve(server, bound, engine, ready))
     if died:
-        told = f" Its last log lines:\n{last_lines(log)}" if log else ""
+        told = f" Its last log lines:\n{last_words(log)}" if log else ""
         raise EngineDied(f"the engine died while the gateway was serving; start both again.{told}")
 
 
