@@ -22,6 +22,7 @@ _EMPTY_SLOTS = 1
 -1; vllm-project/vllm#48421, seen in 0.32). One slot more than there are adapters stays zero, so ``reference`` is right.
 """
 _CPU_CONTEXT = 8192
+_FEW_CORES = 4
 _GIB = 1024**3
 
 
@@ -102,8 +103,27 @@ def _environment(base: str, *, on_gpu: bool) -> dict[str, str]:
         wanted["HF_HUB_OFFLINE"] = "1"
     if not on_gpu:
         wanted["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib())
+        wanted |= cpu_threads(usable_cores())
     missing = {name: value for name, value in wanted.items() if name not in os.environ}
     return missing | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0"}
+
+
+def cpu_threads(cores: int) -> dict[str, str]:
+    """Variables for the computing threads on ``cores``: all but one, which the server and the scheduler need.
+
+    On more than a few cores vLLM's own binding to cores and memory nodes is best. On few it only ties two engines,
+    or an engine and a training run, to the same core.
+    """
+    if cores > _FEW_CORES:
+        return {}
+    return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(max(1, cores - 1))}
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def kv_cache_gib() -> int:

@@ -155,6 +155,12 @@ def test_what_the_user_set_for_vllm_is_left_alone(tiny_family: Path, monkeypatch
     assert "VLLM_CPU_KVCACHE_SPACE" not in launch.environment
 
 
+def test_vllm_leaves_one_of_few_cores_free_and_binds_many_itself() -> None:
+    assert vllm.cpu_threads(1)["OMP_NUM_THREADS"] == vllm.cpu_threads(2)["OMP_NUM_THREADS"] == "1"
+    assert vllm.cpu_threads(4) == {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "3"}
+    assert vllm.cpu_threads(16) == {}
+
+
 @pytest.mark.parametrize(("ranks", "offered"), [([4], 8), ([8, 16], 16), ([17], 32), ([300], 320)])
 def test_the_lora_rank_is_the_smallest_that_vllm_offers(ranks: list[int], offered: int, tmp_path: Path) -> None:
     given = {}
