@@ -160,3 +160,47 @@ async def test_generation_stops_when_the_client_leaves(
         while (await client.get("/load")).json()["server_load"]:
             pass
     assert 1 <= rows[-1].tokens < 500
+
+
+async def test_log_probabilities_come_in_the_form_of_each_route(client: httpx.AsyncClient) -> None:
+    asked = {**HELLO, "max_tokens": 3, "logprobs": True, "top_logprobs": 2}
+    chat = (await client.post("/v1/chat/completions", json=asked)).json()["choices"][0]
+    entries = chat["logprobs"]["content"]
+    assert "".join(entry["token"] for entry in entries) == chat["message"]["content"]
+    assert all(entry["top_logprobs"][0]["logprob"] == entry["logprob"] for entry in entries)
+    body = {"model": "reference", "prompt": "Hello", "max_tokens": 3, "temperature": 0, "logprobs": 2}
+    plain = (await client.post("/v1/completions", json=body)).json()["choices"][0]
+    assert plain["logprobs"]["text_offset"] == [0, 1, 2]
+    assert "".join(plain["logprobs"]["tokens"]) == plain["text"]
+    best = [max(others.values()) for others in plain["logprobs"]["top_logprobs"]]
+    assert plain["logprobs"]["token_logprobs"] == best
+
+
+async def test_a_plain_stream_joins_to_the_whole_answer(client: httpx.AsyncClient) -> None:
+    body = {"model": "policy-02", "prompt": "Hello", "max_tokens": 6, "temperature": 0, "logprobs": 0}
+    whole = (await client.post("/v1/completions", json=body)).json()["choices"][0]
+    *events, done, _ = (await client.post("/v1/completions", json={**body, "stream": True})).text.split("\n\n")
+    choices = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events]
+    assert done == "data: [DONE]"
+    assert "".join(choice["text"] for choice in choices) == whole["text"]
+    tokens = [token for choice in choices for token in choice["logprobs"]["tokens"]]
+    assert tokens == whole["logprobs"]["tokens"]
+
+
+async def test_a_failure_of_the_model_is_an_error_and_never_a_finished_answer(tiny_family: Path) -> None:
+    generator = Generator(str(tiny_family / "base"), {})
+    transport = httpx.ASGITransport(create_app(generator, ["reference", "not-loaded"]))
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
+        whole = await client.post("/v1/chat/completions", json={**HELLO, "model": "not-loaded"})
+        stream = await client.post("/v1/chat/completions", json={**HELLO, "model": "not-loaded", "stream": True})
+        after = await client.post("/v1/chat/completions", json={**HELLO, "model": "reference", "max_tokens": 2})
+    assert (whole.status_code, whole.json()["error"]["type"]) == (500, "server_error")
+    assert "generation failed" in json.loads(stream.text.split("\n\n")[-2].removeprefix("data: "))["error"]["message"]
+    assert "[DONE]" not in stream.text
+    assert after.status_code == 200
+
+
+async def test_it_is_healthy_and_lists_its_models(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/health")).status_code == 200
+    listed = (await client.get("/v1/models")).json()
+    assert [model["id"] for model in listed["data"]] == POLICIES
