@@ -141,3 +141,28 @@ def plan(sources: tuple[str, ...], floors: tuple[str, ...], out: Path | None, as
         print_json(made.document)
     else:
         print_table(*plan_table(made.document), title="predicted front (data win rates)")
+
+
+@main.command()
+@click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Directory to write.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Decides everything random.")
+@click.option("--prompts", default=500, show_default=True, type=click.IntRange(min=1), help="Training prompts.")
+@click.option("--held-out", default=200, show_default=True, type=click.IntRange(min=1), help="Evaluation prompts.")
+@click.option("--tau", default=0.15, show_default=True, type=click.FloatRange(0, 10, True), help="Of the exact front.")
+@click.option("--texts", default=16_000, show_default=True, type=click.IntRange(min=1), help="For the base model.")
+@click.option("--model/--no-model", "base", default=True, help="Train the base model, or write the data alone.")
+@click.option("--force", is_flag=True, help="Replace a sandbox that is there.")
+def sandbox(out: Path, force: bool, **options: Any) -> None:
+    """Write a small world with known truth: preference data, held-out prompts, judges, a base model, the exact front.
+
+    It stands in for a labelled data set and a hub model: the other commands take DIR/preferences.jsonl,
+    DIR/base, DIR/prompts.jsonl and DIR/judges.yaml.
+    """
+    from mopo_train.sandbox.build import SandboxConfig, build_sandbox
+
+    made = build_sandbox(out, SandboxConfig(**options), force=force)
+    print_table(
+        ("objective", "world's writer"),
+        [(name, f"{score:.3f}") for name, score in made.reference_scores.items()],
+        title=f"{out}: {made.pairs} labelled pairs, {made.config.held_out} held-out prompts (mean judge scores)",
+    )
