@@ -50,13 +50,14 @@ def main(family: Path, host: str, port: int) -> None:
     except MopoError as error:
         say(f"mopo-dashboard: {error}")
         sys.exit(1)
-    say(f"Dashboard of {family} at http://{host}:{port} (Ctrl-C stops it)")
+    shown = f"[{host}]" if ":" in host else host
+    say(f"Dashboard of {family} at http://{shown}:{port} (Ctrl-C stops it)")
     serve(family, host, port)
 
 
 def check_family(root: Path) -> None:
     """Raise FamilyNotFound where there is no trace of a family; a half-written one has a page that helps."""
-    if not any((root / part).exists() for part in ("family.json", "policies", "training")):
+    if not any((root / part).exists() for part in ("family.json", "policies", "training", "run.json")):
         raise FamilyNotFound(root)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dashboards.fronts import ExactFront, Plan, front_path, read_exact_front, read_plan
+from mopo_eval.front import measured_front
 from mopo_eval.profiles import ProfileFile, read_profiles
 from mopo_eval.scorecards import Scorecard, read_scorecards
 from mopo_train.errors import MopoError
@@ -127,9 +128,7 @@ def dominated_policies(view: FamilyView) -> set[str]:
     cards = [card for card in view.measured if set(known) <= set(card.objectives)]
     if not cards or not known:
         return set()
-    means = np.array([[card.objectives[name].mean for name in known] for card in cards])  # (policies, objectives)
-    keep = moocore.is_nondominated(means, maximise=True, keep_weakly=True)
-    return {card.policy for card, kept in zip(cards, keep, strict=True) if not kept}
+    return {card.policy for card in cards} - set(measured_front(cards).policies)
 
 
 def measured_objectives(view: FamilyView) -> list[str]:
@@ -143,20 +142,21 @@ def score_table(view: FamilyView) -> pd.DataFrame:
     Columns: policy, kind, dominated, then ``<objective> <statistic> (judge score)`` and
     ``<objective> <statistic> (win rate vs reference)``.
     """
-    table = pd.DataFrame(
-        {"policy": policy.id, "kind": policy.kind} for policy in view.family.policies if view.cards[policy.id]
-    )
-    if table.empty:
-        return pd.DataFrame(columns=["policy", "kind", "dominated"])
-    table["dominated"] = table["policy"].isin(dominated_policies(view))
-    units: Sequence[tuple[Unit, str]] = (("judge score", "judge score"), ("win rate", "win rate vs reference"))
-    for unit, words in units:
-        long = scores(view, unit).set_index(["policy", "objective"])[STATISTICS]
+    dominated = dominated_policies(view)
+    rows = []
+    for policy in view.family.policies:
+        card = view.cards[policy.id]
+        if card is None:
+            continue
+        row: dict[str, object] = {"policy": policy.id, "kind": policy.kind, "dominated": policy.id in dominated}
         for objective in measured_objectives(view):
-            rows = long.xs(objective, level="objective").reindex(table["policy"])
-            for statistic in STATISTICS:
-                table[f"{objective} {statistic} ({words})"] = rows[statistic].to_numpy()
-    return table
+            score = card.objectives.get(objective)
+            for words in ("judge score", "win rate vs reference"):
+                value = score.win_rate if score and words != "judge score" else score
+                for statistic in STATISTICS:
+                    row[f"{objective} {statistic} ({words})"] = getattr(value, statistic, None)
+        rows.append(row)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["policy", "kind", "dominated"])
 
 
 def planned(view: FamilyView) -> pd.DataFrame:

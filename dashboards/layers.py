@@ -142,19 +142,24 @@ def add_names(figure: go.Figure, points: Sequence[Point], marks: Marks, span: tu
     )
     shares = [((p.x.mean - left) / (right - left), (p.y.mean - bottom) / (top - bottom)) for p in ordered]
     faded = marks.dominated | marks.out
+    names = []
     for point, place in zip(ordered, name_places(shares), strict=True):
         if not place:
             continue
         up, right_of = place.startswith("top"), place.endswith("right")
-        figure.add_annotation(
-            name="name",
-            text=f"<b>{point.policy}</b>" if point.policy == marks.chosen else point.policy,
-            x=point.x.mean,
-            y=point.y.mean,
-            xanchor="left" if right_of else "right",
-            yanchor="bottom" if up else "top",
-            xshift=8 if right_of else -8,
-            yshift=6 if up else -6,
-            showarrow=False,
-            font={"size": 13, "color": palette.MUTED if point.policy in faded else palette.INK},
+        names.append(
+            {
+                "name": "name",
+                "text": f"<b>{point.policy}</b>" if point.policy == marks.chosen else point.policy,
+                "x": point.x.mean,
+                "y": point.y.mean,
+                "xanchor": "left" if right_of else "right",
+                "yanchor": "bottom" if up else "top",
+                "xshift": 8 if right_of else -8,
+                "yshift": 6 if up else -6,
+                "showarrow": False,
+                "font": {"size": 13, "color": palette.MUTED if point.policy in faded else palette.INK},
+            }
         )
+    # All at once: plotly checks the whole list again at each addition.
+    figure.update_layout(annotations=[*figure.layout.annotations, *names])
