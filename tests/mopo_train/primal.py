@@ -9,7 +9,6 @@ import numpy as np
 
 from mopo_train.winrates import BoolArray, FloatArray, WinRates, from_rates
 
-
 cp: Any = cvxpy  # its own annotations are incomplete
 
 
