@@ -4,7 +4,6 @@ Policies are trained in order along the front, each from its neighbour's adapter
 policy that it was training, from its last checkpoint. Not covered: other methods, generated answers, several machines.
 """
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,10 +27,9 @@ from mopo_train.family import (
     check_floors,
     read_family,
     write_family,
-    write_whole,
 )
 from mopo_train.front import propose
-from mopo_train.plan import plan_document
+from mopo_train.plan import plan_document, write_plan
 from mopo_train.policy.adapter import (
     AdapterTask,
     StepKind,
@@ -140,7 +138,7 @@ def run_family(
     begin(out, record, force=force)
     workspace = open_workspace(out, model)
     document = plan_document(rates, points, primary=config.primary, tau=config.tau, epsilon=config.epsilon)
-    write_whole(out / "plan.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_plan(out, document)
     plans = plan_policies(data, corpus, config, len(points))
     needed = np.unique(np.concatenate([step.responses for plan in plans for step in plan])).tolist()
     reference = reference_log_probabilities(

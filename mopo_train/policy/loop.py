@@ -149,12 +149,16 @@ class _Progress(TrainerCallback):
 
 
 class _Clock(TrainerCallback):
-    """Asks for a checkpoint when ``seconds`` have passed since the last; none after the last step."""
+    """Asks for a checkpoint at the first logged step after ``seconds`` have passed since the last; none at the end.
+
+    Only at logged steps: what is measured between two rows of the log is not part of a checkpoint.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.last = seconds, time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        if state.global_step < state.max_steps and time.monotonic() - self.last >= self.seconds:
+        between = state.global_step % args.logging_steps or state.global_step == state.max_steps
+        if not between and time.monotonic() - self.last >= self.seconds:
             control.should_save, self.last = True, time.monotonic()
         return control

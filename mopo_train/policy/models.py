@@ -97,11 +97,7 @@ def _quiet() -> None:
 
 def context_length(model: str) -> int:
     """Positions of ``model``, prompt and answer together; a large number where its configuration names none."""
-    source = find_model(model) or model
-    try:
-        config: Any = AutoConfig.from_pretrained(source)
-    except Exception as error:  # see load_tokenizer
-        raise cannot_load("configuration", model, error) from error
+    config = _load_config(model)
     return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 20)
 
 
@@ -120,11 +116,17 @@ def fingerprint(model: str) -> str:
     path = find_model(model)
     digest = hashlib.sha256()
     if path is None:
-        config: Any = AutoConfig.from_pretrained(model)
-        digest.update(f"{model}@{getattr(config, '_commit_hash', None)}".encode())
+        digest.update(f"{model}@{getattr(_load_config(model), '_commit_hash', None)}".encode())
         return digest.hexdigest()
     for file in sorted(file for file in path.iterdir() if file.is_file()):
         digest.update(file.name.encode())
         with file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
+
+
+def _load_config(model: str) -> Any:
+    try:
+        return AutoConfig.from_pretrained(find_model(model) or model)
+    except Exception as error:  # see load_tokenizer
+        raise cannot_load("configuration", model, error) from error

@@ -18,7 +18,18 @@ from mopo_train.family import first_problem, write_whole
 from mopo_train.policy.models import find_model, load_tokenizer
 
 RECORD = "run.json"
-MADE = ("family.json", "plan.json", RECORD, "policies", "training", "base", "scorecards", "evaluation", ".work")
+MADE = (
+    "family.json",
+    "plan.json",
+    "plan.html",
+    RECORD,
+    "policies",
+    "training",
+    "base",
+    "scorecards",
+    "evaluation",
+    ".work",
+)
 """What a run or a measurement of its policies makes. ``profiles.yaml`` belongs to the user and is never touched."""
 WORK = ".work"
 

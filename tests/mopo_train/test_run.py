@@ -87,7 +87,7 @@ def test_a_family_is_whole_and_describes_itself(finished: Path, world: World) ->
     assert family.data.labelled == {"helpfulness": 27, "safety": 30}
     assert family.config["seed"] == 0
     assert {path.name for path in finished.iterdir()} == {
-        ".work", "base", "family.json", "plan.json", "policies", "run.json", "training",
+        ".work", "base", "family.json", "plan.html", "plan.json", "policies", "run.json", "training",
     }  # fmt: skip
     assert [path.suffix for path in (finished / ".work").iterdir()] == [".npy"]
     plan = json.loads((finished / "plan.json").read_bytes())
@@ -145,8 +145,11 @@ def test_the_same_seed_gives_the_same_adapters_and_another_seed_others(
     assert adapters(tmp_path / "other")["policy-00"] != adapters(finished)["policy-00"]
 
 
-@pytest.mark.parametrize("told", ["policies: 16/40", "policies: 24/40"])  # in the first policy, and in the second
-def test_a_killed_run_continues_to_the_same_family(told: str, world: World, finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("told", "expected"), [("policies: 16/40", ["checkpoint-10"]), ("policies: 24/40", [])])
+def test_a_killed_run_continues_to_the_same_family(
+    told: str, expected: list[str], world: World, finished: Path, tmp_path: Path
+) -> None:
+    """Killed in the first policy, which continues from a checkpoint, and in the second, with the first one whole."""
     out = tmp_path / "family"
     code = f"""
 from pathlib import Path
@@ -163,16 +166,14 @@ run_family([{str(world.data)!r}], Path({str(out)!r}), config, model={str(world.m
                 break
     assert process.returncode == -signal.SIGKILL
     assert not (out / "family.json").exists()
-    assert list((out / ".work").glob("policy-*/checkpoint-*"))
+    assert [path.name for path in (out / ".work").glob("policy-00/checkpoint-*")] == expected
     world.train(out)
     assert adapters(out) == adapters(finished)
     ignored = {"created_at"}
     assert read_family(out).model_dump(exclude=ignored) == read_family(finished).model_dump(exclude=ignored)
     for name in ("policy-00", "policy-01", "policy-02"):
         path = f"training/{name}.parquet"
-        pd.testing.assert_frame_equal(
-            pd.read_parquet(out / path)[["step", "loss"]], pd.read_parquet(finished / path)[["step", "loss"]]
-        )
+        pd.testing.assert_frame_equal(pd.read_parquet(out / path), pd.read_parquet(finished / path))
 
 
 def test_a_finished_family_is_kept_and_other_settings_need_force(world: World, finished: Path, tmp_path: Path) -> None:
