@@ -75,6 +75,13 @@ def prompt_titles(prompts: pd.DataFrame, size: int = 110) -> dict[str, str]:
     return {name: line if seen[line] == 1 else f"{line} [{name}]" for name, line in lines.items()}
 
 
+def evenly(names: list[str], count: int) -> list[str]:
+    """At most ``count`` (at least 2) of ``names`` in order, spread evenly, with the first and the last."""
+    if len(names) <= count:
+        return names
+    return [names[round(place * (len(names) - 1) / (count - 1))] for place in range(count)]
+
+
 def prompt_text(prompt: Any) -> str:
     """A prompt as plain text: itself, or ``role: content`` per message of a conversation."""
     if isinstance(prompt, str):

@@ -66,7 +66,7 @@ def whisker_chart(scores: pd.DataFrame, unit: str, *, span: Span, mark: float | 
     """
     figure = go.Figure(layout=_layout(height=66 + 36 * len(scores)))
     if mark is not None:
-        figure.add_vline(x=mark, line={"color": palette.MUTED, "width": 1.4, "dash": "dot"}, layer="below")
+        figure.add_vline(x=mark, line={"color": palette.MUTED, "width": 1.4, "dash": "dot"}, layer="between")
     rows = scores.to_dict("records")
     bars = [((row["low"], row["policy"]), (row["high"], row["policy"])) for row in rows]
     layers.add_segments(figure, bars, {"color": palette.GREY, "width": 3})

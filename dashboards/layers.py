@@ -23,14 +23,15 @@ def add_floors(figure: go.Figure, span: tuple[Span, Span], floors: Sequence[tupl
         return
     path = f"M {left},{bottom} L {right},{bottom} L {right},{y} L {x},{y} L {x},{top} L {left},{top} Z"
     figure.add_shape(type="path", path=path, fillcolor=palette.SHADE, line_width=0, layer="below")
+    # Between grid and points: a floor that falls on a line of the grid would vanish below it.
     rule = {"color": palette.RUST, "width": 1.6, "dash": "dash"}
     words = {"showarrow": False, "font": {"size": 13, "color": palette.RUST}}
     if x > left:
         side = "left" if x < (left + right) / 2 else "right"
-        figure.add_shape(type="line", x0=x, x1=x, y0=bottom, y1=top, line=rule, layer="below")
+        figure.add_shape(type="line", x0=x, x1=x, y0=bottom, y1=top, line=rule, layer="between")
         figure.add_annotation(x=x, y=top, text=f"{x_name} ≥ {x:.2f}", xanchor=side, yanchor="top", **words)
     if y > bottom:
-        figure.add_shape(type="line", x0=left, x1=right, y0=y, y1=y, line=rule, layer="below")
+        figure.add_shape(type="line", x0=left, x1=right, y0=y, y1=y, line=rule, layer="between")
         figure.add_annotation(x=right, y=y, text=f"{y_name} ≥ {y:.2f}", xanchor="right", yanchor="bottom", **words)
 
 

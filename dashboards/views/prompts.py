@@ -6,10 +6,11 @@ import pandas as pd
 import streamlit as st
 
 from dashboards import markup
-from dashboards.answers import AnswerStore, evaluation_runs, find_prompts, prompt_titles, read_prompts
+from dashboards.answers import AnswerStore, evaluation_runs, evenly, find_prompts, prompt_titles, read_prompts
 from dashboards.errors import EvaluationError
 from dashboards.frames import FamilyView, dominated_policies, file_state
 from dashboards.views import shared
+from mopo_train.family import REFERENCE
 
 # Plain comments: Streamlit's "magic" would print strings that stand alone in a page.
 LISTED = 200  # prompts in the list at once; the search narrows them
@@ -95,11 +96,12 @@ def show_answers(view: FamilyView, prompts: pd.DataFrame, store: AnswerStore, pr
 
 
 def first_choice(view: FamilyView, order: list[str]) -> list[str]:
-    """The policies shown at first: all, or those that are not dominated where there are many."""
+    """The policies shown at first: all, or where there are many the reference and some spread over the front."""
     if len(order) <= BESIDE:
         return order
-    dominated = dominated_policies(view) - {"reference"}
-    return [name for name in order if name not in dominated][:BESIDE]
+    dominated = dominated_policies(view)
+    front = [name for name in order if name not in dominated | {REFERENCE}]
+    return [name for name in order if name == REFERENCE] + evenly(front, BESIDE - 1)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ def opened(heading: str) -> FamilyView | None:
         st.html(markup.help_page("This family is not finished", f"{error} Reload this page afterwards.", commands))
         return None
     except MopoError as error:
-        st.html(markup.help_page("This family cannot be read", str(error)))
+        advice = "Restore the directory from a copy, or repeat the command that wrote it; then reload this page."
+        st.html(markup.help_page("This family cannot be read", f"{str(error).rstrip('.')}. {advice}"))
         return None
     st.html(markup.facts(_facts(view)))
     for problem in view.problems:

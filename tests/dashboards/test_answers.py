@@ -3,7 +3,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dashboards.answers import AnswerStore, evaluation_runs, find_prompts, prompt_text, prompt_titles, read_prompts
+from dashboards.answers import (
+    AnswerStore,
+    evaluation_runs,
+    evenly,
+    find_prompts,
+    prompt_text,
+    prompt_titles,
+    read_prompts,
+)
 from dashboards.errors import EvaluationError
 from tests.families import write_evaluation, write_measured_family
 
@@ -85,6 +93,11 @@ def test_prompts_that_start_alike_have_different_titles() -> None:
         {"prompt_id": ["a", "b", "c"], "prompt": ["same start, one", "same start, two", "other\n one"]}
     )
     assert prompt_titles(prompts, size=10) == {"a": "same start [a]", "b": "same start [b]", "c": "other one"}
+
+
+def test_many_policies_are_thinned_evenly_with_both_ends() -> None:
+    assert evenly(list("abcdefg"), 3) == ["a", "d", "g"]
+    assert evenly(list("ab"), 3) == ["a", "b"]
 
 
 def test_files_that_cannot_be_read_say_what_to_do(directory: Path, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dashboards.cli import SETTINGS, main
+from dashboards.cli import SETTINGS, check_family, main
+from mopo_train.errors import FamilyNotFound
 from tests.dashboards.served import accepts, served
 from tests.families import write_measured_family
 
@@ -64,3 +65,12 @@ def test_a_signal_ends_the_only_process_and_frees_the_port(tmp_path: Path, wish:
         assert not accepts(here.port)
     assert f"http://127.0.0.1:{here.port}" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("trace", ["policies", "training", "run.json", "family.json"])
+def test_a_half_written_family_is_served_since_its_page_helps(tmp_path: Path, trace: str) -> None:
+    (tmp_path / trace).mkdir()
+    check_family(tmp_path)
+    (tmp_path / trace).rmdir()
+    with pytest.raises(FamilyNotFound):
+        check_family(tmp_path)

@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from dashboards.cli import APP, FAMILY_VARIABLE
 from mopo_eval.scorecards import write_scorecards
 from tests.dashboards.examples import write_example_family
-from tests.families import SCORES, scorecard, write_measured_family
+from tests.families import SCORES, scorecard, write_evaluation, write_measured_family
 
 COMPARE, ANSWERS = "views/compare.py", "views/prompts.py"
 
@@ -157,6 +157,12 @@ def test_answers_of_the_chosen_prompt_are_side_by_side(root: Path) -> None:
     assert "No prompt matches" in text(healthy(app))
 
 
+def test_of_many_policies_the_reference_and_some_of_the_whole_front_are_shown_first(root: Path) -> None:
+    write_example_family(root, policies=20, prompts=4)
+    shown = re.findall(r'aria-label="Answer of ([a-z0-9-]+)"', text(opened(ANSWERS)))
+    assert (shown[0], shown[1], shown[-1], len(shown)) == ("reference", "policy-00", "policy-19", 8)
+
+
 def test_markup_in_an_answer_stays_text(root: Path) -> None:
     write_measured_family(root)
     path = root / "evaluation" / "test" / "responses.parquet"
@@ -227,3 +233,37 @@ def test_a_page_shows_new_scores_after_a_new_measurement(root: Path) -> None:
     assert "judge score 0.85" in text(app)
     write_scorecards(root, [scorecard("policy-00", SCORES["policy-00"] | {"helpfulness": 0.91})])
     assert "judge score 0.91" in text(healthy(app.run()))
+
+
+@pytest.mark.parametrize("page", [None, COMPARE])
+def test_policies_that_were_not_measured_are_named_and_the_others_shown(root: Path, page: str | None) -> None:
+    write_measured_family(root)
+    (root / "scorecards" / "policy-01.json").unlink()
+    write_scorecards(root, [scorecard("policy-02", {"safety": 0.95, "helpfulness": 0.55})])  # without factuality
+    app = opened(page)
+    assert "Not measured, so not shown: policy-01." in text(app)
+    assert charts(app)
+
+
+def test_a_sample_and_an_evaluation_can_be_chosen(root: Path) -> None:
+    write_measured_family(root)
+    write_evaluation(root, prompts=1, run="newer")
+    path = root / "evaluation" / "test" / "responses.parquet"
+    answers = pd.read_parquet(path)
+    second = answers.assign(sample=1, response="Second answer of " + answers["policy"] + ".")
+    pd.concat([answers, second]).to_parquet(path)
+    app = opened(ANSWERS)
+    assert app.selectbox(key="run").value == "test"  # the one that the scorecards come from
+    assert "Second answer" not in text(app)
+    app.button_group(key="sample").set_value(1).run()
+    assert "Second answer of policy-02." in text(healthy(app))
+    app.selectbox(key="run").select("newer").run()
+    assert len(healthy(app).selectbox(key="prompt").options) == 1
+
+
+def test_answers_that_are_not_judged_yet_are_shown_with_the_command_that_judges_them(root: Path) -> None:
+    write_measured_family(root)
+    (root / "evaluation" / "test" / "judgements.parquet").unlink()
+    page = text(opened(ANSWERS))
+    assert "has no judgements yet" in page
+    assert "Answer 0 of policy-00." in page
