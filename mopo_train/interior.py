@@ -25,7 +25,7 @@ import numpy as np
 from mopo_train.errors import FloorError
 from mopo_train.robust import lower_value
 from mopo_train.tilting import Problem, covariances, prompt_values, scores, tilt_scores
-from mopo_train.winrates import FloatArray, max_by_prompt
+from mopo_train.winrates import BoolArray, FloatArray, max_by_prompt
 
 ITERATIONS = 100
 LAST_BARRIER = 1e-12
@@ -94,18 +94,34 @@ def solve_robust(problem: Problem, bounds: FloatArray, radius: FloatArray, start
     weights = np.zeros(problem.labelled.shape)
     if (lower_values(problem, weights, radius) >= bounds - NEGLIGIBLE).all():
         return weights
-    found = _iterate(problem, bounds, radius, np.maximum(start, 0.05), None)
-    idle = found.weights.sum(axis=1) / problem.counts < SMALL
-    if idle.any() and not idle.all():  # floors that may not bind: exact without them, if so
-        fewer = solve_robust(problem.keep(~idle), bounds[~idle], radius[~idle], start[~idle])
-        if fewer is not None:
-            weights[~idle] = fewer
-            if (lower_values(problem, weights, radius) >= bounds - NEGLIGIBLE)[idle].all():
-                return weights
-    if not found.converged:
+    plain = np.where(problem.labelled, start[:, None], 0.0)
+    binding = (start > 0) | (lower_values(problem, plain, radius) < bounds)
+    found = _without(problem, bounds, radius, start, ~binding)
+    if found is not None:
+        return found
+    last = _iterate(problem, bounds, radius, np.maximum(start, 0.05), None)
+    found = _without(problem, bounds, radius, start, last.weights.sum(axis=1) / problem.counts < SMALL)
+    if found is not None:
+        return found
+    if not last.converged:
         return None
-    error = np.abs(bounds - lower_values(problem, found.weights, radius))
-    return found.weights if error.max() <= ACCEPTED else None
+    error = np.abs(bounds - lower_values(problem, last.weights, radius))
+    return last.weights if error.max() <= ACCEPTED else None
+
+
+def _without(
+    problem: Problem, bounds: FloatArray, radius: FloatArray, start: FloatArray, idle: BoolArray
+) -> FloatArray | None:
+    """The optimum without the floors ``idle`` (m,), if these hold there all the same: then it is the optimum."""
+    if not idle.any() or idle.all():
+        return None
+    fewer = solve_robust(problem.keep(~idle), bounds[~idle], radius[~idle], start[~idle])
+    if fewer is None:
+        return None
+    weights = np.zeros(problem.labelled.shape)
+    weights[~idle] = fewer
+    holds = (lower_values(problem, weights, radius) >= bounds - NEGLIGIBLE)[idle]
+    return weights if holds.all() else None
 
 
 def tilt_robust(problem: Problem, multipliers: FloatArray, radius: FloatArray) -> FloatArray:
