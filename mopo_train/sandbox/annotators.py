@@ -59,7 +59,8 @@ def chances(annotator: Annotator, compared: Compared) -> Chances:
     equal = np.abs(difference) < annotator.indifference
     attentive, lapse = 1 - annotator.lapse, annotator.lapse
     clear = 1 / (1 + np.exp(-annotator.sharpness * difference))
-    return Chances(lapse / 2 + attentive * np.where(equal, 0.0, clear), attentive * equal)
+    first: FloatArray = lapse / 2 + attentive * np.where(equal, 0.0, clear)
+    return Chances(first, attentive * equal)
 
 
 def population_preference(compared: Compared) -> FloatArray:

@@ -74,11 +74,12 @@ def build_sandbox(root: Path, config: SandboxConfig, *, force: bool = False) -> 
     if not force and (there := _finished(root, config)):
         say(f"this sandbox is already in '{root}'; --force makes it again")
         return there
+    asked = held_out_questions(config.seed, config.held_out)
+    trained = training_questions(config.seed, config.prompts)
     _clear(root, force)
     write_whole(root / (MANIFEST + ".begun"), config.model_dump_json() + "\n")
     say(f"sandbox: {config.prompts} training prompts, {config.held_out} held-out prompts, seed {config.seed}")
-    asked = held_out_questions(config.seed, config.held_out)
-    rows = comparisons(config.seed, training_questions(config.seed, config.prompts))
+    rows = comparisons(config.seed, trained)
     write_whole(root / "preferences.jsonl", _lines(rows))
     write_whole(root / "prompts.jsonl", _lines(_prompt_rows(asked)))
     write_whole(root / "judges.yaml", JUDGES_YAML)
