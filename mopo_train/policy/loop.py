@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from mopo_train.console import ProgressLine
+from mopo_train.policy.models import hide_file_progress
 
 Batch = dict[str, Any]
 
@@ -74,6 +75,7 @@ def optimise(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+    hide_file_progress()
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # DataParallel would split the planned batches
     trainer = _PlannedTrainer(

@@ -70,7 +70,7 @@ def load_tokenizer(model: str, *, add_template: bool = True) -> PreTrainedTokeni
 def load_model(model: str) -> PreTrainedModel:
     """``model`` for training: float32 on a CPU, bfloat16 weights where CUDA supports them. Raises ModelError."""
     source = find_model(model) or model
-    _quiet()  # ours shows the steps; theirs would show every file
+    hide_file_progress()
     half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     try:
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -83,14 +83,15 @@ def load_model(model: str) -> PreTrainedModel:
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write both to ``directory``, ready for transformers and vLLM."""
-    _quiet()
+    hide_file_progress()
     model.config.use_cache = True  # training switched it off; generation wants it
     saved: Any = model
     saved.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
 
-def _quiet() -> None:
+def hide_file_progress() -> None:
+    """Switch off transformers' progress bars for reading and writing files: ours shows the steps."""
     logs: Any = logging
     logs.disable_progress_bar()
 
