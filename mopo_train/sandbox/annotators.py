@@ -60,7 +60,8 @@ def chances(annotator: Annotator, compared: Compared) -> Chances:
     attentive, lapse = 1 - annotator.lapse, annotator.lapse
     clear = 1 / (1 + np.exp(-annotator.sharpness * difference))
     first: FloatArray = lapse / 2 + attentive * np.where(equal, 0.0, clear)
-    return Chances(first, attentive * equal)
+    tie: FloatArray = np.where(equal, attentive, 0.0)
+    return Chances(first, tie)
 
 
 def population_preference(compared: Compared) -> FloatArray:
