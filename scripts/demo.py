@@ -5,6 +5,7 @@ done, so running it again takes a minute, nearly all of it vLLM's start.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shlex
@@ -26,7 +27,7 @@ from mopo_eval.profiles import read_profiles
 from mopo_eval.scorecards import Estimate, read_scorecards
 from mopo_train.console import print_table
 from mopo_train.errors import MopoError
-from mopo_train.family import PolicyFamily, read_family
+from mopo_train.family import PolicyFamily, read_family, write_whole
 
 POLICIES = 7
 BIN = Path(sys.executable).parent
@@ -74,6 +75,7 @@ def parse() -> argparse.Namespace:
 
 def make_family(options: argparse.Namespace) -> PolicyFamily:
     """Data, reference, plan and policies; fills in where data, prompts and judges are."""
+    check_same_job(options)
     data = options.out / "data"
     if options.data:
         if not options.prompts:
@@ -100,6 +102,20 @@ def make_family(options: argparse.Namespace) -> PolicyFamily:
         done=root / "family.json",
     )
     return read_family(root)
+
+
+def check_same_job(options: argparse.Namespace) -> None:
+    """Refuse to continue in a directory that holds the results of other data, another model or primary."""
+    asked = {"data": options.data, "model": options.model, "primary": options.primary}
+    if options.data and (path := Path(options.data)).is_file():
+        asked["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    record = options.out / "demo.json"
+    if record.exists() and (made := json.loads(record.read_text(encoding="utf-8"))) != asked:
+        differing = ", ".join(name for name in asked if asked[name] != made.get(name))
+        raise MopoError(
+            f"'{options.out}' holds the results of another job ({differing} differ); give another with OUT="
+        )
+    write_whole(record, json.dumps(asked) + "\n")
 
 
 def measure(options: argparse.Namespace, root: Path, engine: str) -> None:
