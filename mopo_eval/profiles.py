@@ -5,18 +5,38 @@ Reads and checks ``profiles.yaml``; which policy a profile gets is decided in ``
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, LiteralString
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
 
 from mopo_train.errors import ProfileError
 from mopo_train.family import ObjectiveName, PolicyId, UnitScore, first_problem, write_whole
 
 FloorName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*(\.win_rate)?$")]
 """An objective (its judge score), or ``objective.win_rate`` (its win rate against the reference)."""
-Floors = dict[FloorName, UnitScore]
+Floors = dict[FloorName, Annotated[UnitScore, Field(strict=True)]]
+"""Numbers only: a floor that YAML reads from ``no`` is False, and would be 0."""
 ProfileName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+
+
+def _saying(message: LiteralString) -> WrapValidator:
+    """Whatever is wrong with the value, the error says ``message``."""
+
+    def check(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return inner(value)
+        except ValidationError:
+            raise PydanticCustomError("profile", message) from None
+
+    return WrapValidator(check)
+
+
+OneSelection = Annotated[Literal["single"], _saying("must be 'single'; mixtures are not served by this version")]
+OnInfeasible = Annotated[
+    Literal["reject", "closest"] | PolicyId, _saying("must be 'reject', 'closest' or the id of a policy")
+]
 
 
 class _Model(BaseModel):
@@ -30,9 +50,9 @@ class ThresholdProfile(_Model):
     """Objective whose measured mean decides among the policies that hold every floor."""
     floors: Floors = {}
     """Least ``certified_low`` per objective or ``objective.win_rate``, in [0, 1]."""
-    selection: Literal["single"] = "single"
+    selection: OneSelection = "single"
     """One policy answers every request."""
-    on_infeasible: Literal["reject", "closest"] | PolicyId = "reject"
+    on_infeasible: OnInfeasible = "reject"
     """When no policy holds every floor: answer 422, serve the closest one, or serve this policy."""
 
 
@@ -63,8 +83,13 @@ def read_profiles(path: Path, objectives: Iterable[str], policies: Iterable[str]
         ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ProfileError(f"cannot read profiles from '{path}': {error}") from error
+    if not isinstance(content, dict):
+        raise ProfileError(
+            f"'{path}' holds no mapping, so it may have lost its floors; "
+            "write 'profiles: {}' if there shall be no profiles"
+        )
     try:
-        parsed = ProfileFile.model_validate(content or {})
+        parsed = ProfileFile.model_validate(content)
     except ValidationError as error:
         raise ProfileError(f"'{path}': {first_problem(error)}") from error
     known, ids = set(objectives), set(policies)
@@ -75,7 +100,7 @@ def read_profiles(path: Path, objectives: Iterable[str], policies: Iterable[str]
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would silently drop one: perhaps the floor that matters."""
+    """Refuses what YAML would silently read as another floor: one of two equal keys, or 0:59 as 59 seconds."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """The mapping of ``node``; raises YAMLError for a repeated key."""
@@ -86,6 +111,17 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"'{key.value}' is given twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def number(self, node: yaml.ScalarNode) -> float:
+        """The int or float of ``node``; raises YAMLError for a sexagesimal one."""
+        if ":" in node.value:
+            raise yaml.MarkedYAMLError(problem=f"'{node.value}' is no decimal number", problem_mark=node.start_mark)
+        kind = node.tag.rpartition(":")[2]
+        return self.construct_yaml_int(node) if kind == "int" else self.construct_yaml_float(node)
+
+
+for _kind in ("int", "float"):
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _StrictLoader.number)
 
 
 def check_names(profile: ThresholdProfile, objectives: set[str], policies: set[str], *, where: str) -> None:

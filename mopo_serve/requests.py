@@ -7,13 +7,13 @@ import json
 import math
 import re
 import secrets
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mopo_eval.profiles import Floors
+from mopo_eval.profiles import Floors, OneSelection, OnInfeasible
 from mopo_serve.openai_errors import malformed
-from mopo_train.family import ObjectiveName, PolicyId
+from mopo_train.family import ObjectiveName
 
 WITHHELD = ("cache_salt", "priority")
 """Fields that a client may not set: one reaches into other callers' prefix cache, the other jumps the queue."""
@@ -31,9 +31,9 @@ class RequestedProfile(BaseModel):
     """Objective to maximise instead of the profile's."""
     floors: Floors = {}
     """Further floors; each effective floor is the largest that anybody asks for."""
-    selection: Literal["single"] | None = None
+    selection: OneSelection | None = None
     """One policy answers every request. (Mixtures are not served yet.)"""
-    on_infeasible: Literal["reject", "closest"] | PolicyId | None = None
+    on_infeasible: OnInfeasible | None = None
     """What to do where no policy holds every floor, instead of what the profile says."""
 
 
@@ -85,10 +85,7 @@ def validated(model: type[Model], value: Any, param: str) -> Model:
         return model.model_validate(value)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        place = [str(part) for part in problem["loc"]]
-        if place[:1] == ["on_infeasible"]:
-            place = place[:1]  # what follows are pydantic's names for the alternatives
-        field = ".".join([param, *place]).removesuffix(".[key]").strip(".")
+        field = ".".join([param, *map(str, problem["loc"])]).removesuffix(".[key]").strip(".")
         raise malformed(f"'{field or 'body'}': {problem['msg']}", field or None) from error
 
 

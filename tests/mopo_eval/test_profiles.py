@@ -42,8 +42,25 @@ def test_profiles_survive_writing_and_reading(tmp_path: Path) -> None:
     assert read_profiles(path, OBJECTIVES, POLICIES) == PROFILES
 
 
-def test_an_empty_file_has_no_profiles_and_no_floors(tmp_path: Path) -> None:
-    assert read(tmp_path, "") == ProfileFile(profiles={}, organisation=Organisation(floors={}))
+def test_a_file_says_that_it_has_no_profiles_and_no_floors(tmp_path: Path) -> None:
+    assert read(tmp_path, "profiles: {}") == ProfileFile(profiles={}, organisation=Organisation(floors={}))
+
+
+@pytest.mark.parametrize("text", ["", "# lost", "false", "0", "[]", "[1, 2]", "organisation"])
+def test_a_file_that_lost_its_floors_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ProfileError, match=r"holds no mapping.*'profiles: \{\}'"):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize("floor", ["no", "yes", "off", "true", '"0.9"', "0:0.5", "0:1", "null", "~", "1:30"])
+def test_a_floor_is_a_number_and_nothing_that_yaml_or_python_takes_for_one(tmp_path: Path, floor: str) -> None:
+    with pytest.raises(ProfileError, match="safety: Input should be a valid number|is no decimal number"):
+        read(tmp_path, f"organisation: {{floors: {{safety: {floor}}}}}")
+
+
+@pytest.mark.parametrize(("floor", "value"), [("0", 0.0), ("1", 1.0), ("0.85", 0.85), (".5", 0.5), ("9.0e-1", 0.9)])
+def test_whole_and_decimal_numbers_are_floors(tmp_path: Path, floor: str, value: float) -> None:
+    assert read(tmp_path, f"organisation: {{floors: {{safety: {floor}}}}}").organisation.floors == {"safety": value}
 
 
 @pytest.mark.parametrize(
@@ -61,10 +78,11 @@ def test_an_empty_file_has_no_profiles_and_no_floors(tmp_path: Path) -> None:
         ("profiles: {p: {primary: safety, floor: {safety: 0.9}}}", "p.floor: Extra inputs"),
         ("profiles: {p: {floors: {safety: 0.9}}}", "primary: Field required"),
         ("profiles: {p: {primary: safety, on_infeasible: policy-99}}", "on_infeasible 'policy-99' is neither"),
-        ("profiles: {p: {primary: safety, selection: mixture}}", "selection"),
+        ("profiles: {p: {primary: safety, selection: mixture}}", "mixtures are not served by this version"),
+        ("profiles: {p: {primary: safety, on_infeasible: A B}}", "'reject', 'closest' or the id of a policy"),
+        ("profiles: {p: {primary: safety, on_infeasible: no}}", "'reject', 'closest' or the id of a policy"),
         ("profiles: {Not A Name: {primary: safety}}", "Not A Name"),
         ("profile: {p: {primary: safety}}", "profile: Extra inputs"),
-        ("[1, 2]", "the file"),
         ("profiles: {p: [", "cannot read profiles"),
         ("profiles: {p: {primary: safety, floors: {safety: 0.9, safety: 0.1}}}", "'safety' is given twice"),
         ("profiles: {p: {primary: safety}, p: {primary: helpfulness}}", "'p' is given twice"),
