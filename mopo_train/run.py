@@ -135,17 +135,16 @@ def run_family(
     points = choose_points(rates, config)
     tokenizer = load_tokenizer(model, add_template=find_model(model) is not None)
     corpus = encode_corpus(data, tokenizer, min(config.max_length, context_length(model)))
-    begin(out, record, force=force)
-    workspace = open_workspace(out, model)
     document = plan_document(rates, points, primary=config.primary, tau=config.tau, epsilon=config.epsilon)
-    write_plan(out, document)
     plans = plan_policies(data, corpus, config, len(points))
+    base = load_model(model)
+    begin(out, record, force=force)  # last of what can fail: with ``force`` it deletes an earlier family
+    workspace = open_workspace(out, model)
+    write_plan(out, document)
     needed = np.unique(np.concatenate([step.responses for plan in plans for step in plan])).tolist()
-    reference = reference_log_probabilities(
-        load_model(workspace.base), corpus, needed, workspace.work, record.model_fingerprint
-    )
+    reference = reference_log_probabilities(base, corpus, needed, workspace.work, record.model_fingerprint)
     training = _Training(config, workspace, rates, corpus, reference, plans, checkpoint_seconds)
-    _train_all(training, points)
+    _train_all(training, base, points)
     family = _describe(config, workspace, data, points)
     write_family(out, family)
     clear_finished(workspace)
@@ -204,14 +203,13 @@ def policy_id(index: int) -> str:
     return f"policy-{index:02d}"
 
 
-def _train_all(training: _Training, points: Sequence[Solution]) -> None:
+def _train_all(training: _Training, base: PreTrainedModel, points: Sequence[Solution]) -> None:
     """Train every policy that is not whole yet, in order."""
     plans, root = training.plans, training.workspace.root
     done = [(root / "policies" / policy_id(index)).is_dir() for index in range(len(points))]
     start = sum(len(plan) for plan, whole in zip(plans, done, strict=True) if whole)
     if start:
         say(f"{sum(done)} of {len(points)} policies are trained already")
-    base = load_model(training.workspace.base)
     with progress("policies", sum(len(plan) for plan in plans), start) as line:
         for index, point in enumerate(points):
             if not done[index]:

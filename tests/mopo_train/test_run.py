@@ -193,6 +193,17 @@ def test_a_finished_family_is_kept_and_other_settings_need_force(world: World, f
     assert (out / "profiles.yaml").read_text(encoding="utf-8") == "profiles: {}"
 
 
+def test_force_keeps_a_family_whose_new_model_cannot_be_loaded(world: World, finished: Path, tmp_path: Path) -> None:
+    out, broken = tmp_path / "family", tmp_path / "broken"
+    shutil.copytree(finished, out)
+    shutil.copytree(world.model, broken)
+    (broken / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ModelError, match="cannot load the model"):
+        world.train(out, model=str(broken), force=True)
+    assert read_family(out) == read_family(finished)
+    assert adapters(out) == adapters(finished)
+
+
 def test_a_run_does_not_continue_on_other_data_or_another_model(world: World, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "family"
     shutil.copytree(finished, out)
