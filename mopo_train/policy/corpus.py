@@ -72,7 +72,7 @@ def reference_log_probabilities(
     missing.sort(key=lambda index: int(corpus.lengths[index]))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).eval()  # type: ignore[arg-type]
-    with progress("reference log-probabilities", len(missing)) as line, torch.no_grad():  # the same model is trained later
+    with progress("reference log-probabilities", len(missing)) as line, torch.no_grad():
         for begin in range(0, len(missing), SCORED_TOGETHER):
             indices = missing[begin : begin + SCORED_TOGETHER]
             batch = collate([corpus.rows[index] for index in indices])

@@ -32,6 +32,8 @@ MADE = (
 )
 """What a run or a measurement of its policies makes. ``profiles.yaml`` belongs to the user and is never touched."""
 WORK = ".work"
+CLEARING = RECORD + ".clearing"
+"""There while an earlier family is being deleted: what is left beside it is ours, and not whole."""
 
 
 class RunRecord(BaseModel):
@@ -82,6 +84,8 @@ def is_finished(root: Path, record: RunRecord) -> bool:
 
     Raises FamilyError where it holds a family, finished or begun, of another record, or somebody's other files.
     """
+    if (root / CLEARING).exists():
+        return False
     finished = (root / "family.json").exists()
     if not (root / RECORD).exists() and not finished:
         _refuse_strange(root)
@@ -95,10 +99,15 @@ def is_finished(root: Path, record: RunRecord) -> bool:
 
 
 def begin(root: Path, record: RunRecord, *, force: bool) -> None:
-    """Write run.json; with ``force`` delete first what an earlier run made."""
-    if force:
-        if not any((root / name).exists() for name in MADE):
+    """Write run.json; with ``force``, or after a kill while that deleted, delete first what an earlier run made.
+
+    Raises FamilyError where there is nothing of an earlier run, but somebody's other files.
+    """
+    if force or (root / CLEARING).exists():
+        if not _is_ours(root):
             _refuse_strange(root)
+        root.mkdir(parents=True, exist_ok=True)
+        (root / CLEARING).touch()
         for name in MADE:
             if name == WORK:
                 _clear_work(root)
@@ -107,6 +116,18 @@ def begin(root: Path, record: RunRecord, *, force: bool) -> None:
             else:
                 (root / name).unlink(missing_ok=True)
     write_whole(root / RECORD, record.model_dump_json(indent=2) + "\n")
+    (root / CLEARING).unlink(missing_ok=True)
+
+
+def _is_ours(root: Path) -> bool:
+    """True where a run began: the names in `MADE` alone are no proof, a user may have a directory called so."""
+    if (root / "family.json").exists() or (root / CLEARING).exists():
+        return True
+    try:
+        _read(root)
+    except FamilyError:
+        return False
+    return True
 
 
 def _refuse_strange(root: Path) -> None:
@@ -155,7 +176,8 @@ def _read(root: Path) -> RunRecord:
     except (OSError, ValidationError) as error:
         reason = first_problem(error) if isinstance(error, ValidationError) else "it is missing"
         raise FamilyError(
-            f"'{path}' does not say how this family was made ({reason}); start afresh with --force."
+            f"'{path}' does not say how this family was made ({reason}); give another directory, or --force to replace "
+            "a finished family."
         ) from error
 
 

@@ -1,5 +1,6 @@
 """The whole way from preference data to a family, in small: a Llama of 32 dimensions and a few steps."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mopo_train.cli import main
 from mopo_train.errors import DataError, FamilyError, FloorError, ModelError
 from mopo_train.family import PolicyFamily, read_family
+from mopo_train.policy.workspace import RunRecord, begin, is_finished
 from mopo_train.reference import Example, ReferenceConfig, fit_reference
 from mopo_train.run import RunConfig, choose_points, run_family
 from mopo_train.winrates import from_rates
@@ -202,6 +204,41 @@ def test_force_keeps_a_family_whose_new_model_cannot_be_loaded(world: World, fin
         world.train(out, model=str(broken), force=True)
     assert read_family(out) == read_family(finished)
     assert adapters(out) == adapters(finished)
+
+
+def test_force_deletes_nothing_that_no_run_made(world: World, tmp_path: Path) -> None:
+    mine = tmp_path / "policies" / "privacy.md"
+    mine.parent.mkdir()
+    mine.write_text("mine", encoding="utf-8")
+    (tmp_path / "run.json").write_text('{"lr": 1}', encoding="utf-8")
+    with pytest.raises(FamilyError, match="other files \\(policies, run.json\\) and no family"):
+        world.train(tmp_path, force=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"policies", "run.json"}
+    assert mine.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("deleted", range(4))
+def test_a_kill_while_force_deletes_leaves_a_family_that_can_be_made_again(
+    deleted: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "family"
+    shutil.copytree(finished, out)
+    record = RunRecord.model_validate_json((out / "run.json").read_bytes())
+    there = iter(range(deleted))
+    remove = shutil.rmtree
+
+    def killed(path: Path) -> None:
+        if next(there, None) is None:
+            raise KeyboardInterrupt
+        remove(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with contextlib.suppress(KeyboardInterrupt):
+            begin(out, record, force=True)
+    assert not is_finished(out, record)
+    begin(out, record, force=False)
+    assert {path.name for path in out.iterdir()} == {"run.json", ".work"}
 
 
 def test_a_run_does_not_continue_on_other_data_or_another_model(world: World, finished: Path, tmp_path: Path) -> None:
