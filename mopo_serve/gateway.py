@@ -30,8 +30,9 @@ GENERATING = frozenset({"/v1/chat/completions", "/v1/completions"})
 class Limits(NamedTuple):
     """Bounds on what the gateway accepts and waits for."""
 
-    body_bytes: int = 32 * 1024 * 1024
-    """Largest request body; longer ones are answered 413."""
+    body_bytes: int = 2 * 1024 * 1024
+    """Largest request body; longer ones are answered 413. While one is parsed, every other request waits, and a thread
+    would not help: ``json`` holds the interpreter's lock."""
     silence_seconds: float = 600.0
     """How long an engine may say nothing before the request is answered 504."""
     connect_seconds: float = 5.0

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mopo_eval.profiles import Floors, OneSelection, OnInfeasible
-from mopo_serve.openai_errors import malformed
+from mopo_serve.openai_errors import malformed, shown
 from mopo_train.family import ObjectiveName
 
 WITHHELD = ("cache_salt", "priority")
@@ -47,9 +47,16 @@ class ResolveBody(BaseModel):
 
 
 def parse_body(raw: bytes) -> dict[str, Any]:
-    """The JSON object in ``raw``. Raises ApiError (400)."""
+    """The JSON object in ``raw``. Raises ApiError (400).
+
+    One that states a profile may give no name twice, anywhere: JSON's readers silently keep the last, perhaps the
+    lower of two floors.
+    """
     try:
-        body = json.loads(raw.decode("utf-8"))
+        text = raw.decode("utf-8")
+        body = json.loads(text)
+        if isinstance(body, dict) and "objective_profile" in body:
+            json.loads(text, object_pairs_hook=_named_once)
     except UnicodeDecodeError as error:
         raise malformed(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
     except RecursionError as error:
@@ -59,6 +66,15 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise malformed(f"the body must be a JSON object, not {_kind(body)}")
     return body
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> None:
+    """Raise ApiError (400) if two of an object's ``pairs`` have one name."""
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise malformed(f"{shown(name)} is given twice in one object", "objective_profile")
+        seen.add(name)
 
 
 def take_model(body: dict[str, Any]) -> str:

@@ -107,6 +107,16 @@ async def test_malformed_requests_are_refused_in_openais_shape(content: bytes, s
     assert engine.asked == []
 
 
+async def test_a_body_that_would_hold_up_all_others_is_refused_by_default() -> None:
+    engine = StubEngine()
+    async with stubbed(engine) as client:
+        body = {"model": "mopo/helpful", "messages": [{"role": "user", "content": "x" * 1_000_000}]}
+        assert (await client.post(CHAT, json=body)).status_code == 200
+        answer = await client.post(CHAT, content=b" " * (2 * 1024 * 1024 + 1))
+    assert (answer.status_code, error_of(answer)["code"]) == (413, "body_too_large")
+    assert len(engine.asked) == 1
+
+
 async def test_a_body_of_unknown_length_is_refused_once_it_is_too_large() -> None:
     taken = 0
 

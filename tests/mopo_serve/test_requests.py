@@ -105,6 +105,22 @@ def test_a_wrong_objective_profile_is_refused_by_field(profile: str, param: str)
     assert refused(f'{{"model": "m", "objective_profile": {profile}}}'.encode()).param == param
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        '"objective_profile": {"floors": {"safety": 0.99, "safety": 0.1}}',
+        '"objective_profile": {"floors": {"safety": 0.99, "saf\\u0065ty": 0.1}}',
+        '"objective_profile": {"floors": {"safety": 0.99}, "floors": {}}',
+        '"objective_profile": {"floors": {"safety": 0.99}}, "objective_profile": null',
+        '"objective\\u005fprofile": {"floors": {"safety": 0.99, "safety": 0.1}}',
+    ],
+)
+def test_a_floor_that_a_second_one_of_its_name_would_replace_is_refused(fields: str) -> None:
+    error = refused(f'{{"model": "m", {fields}}}'.encode())
+    assert error.param == "objective_profile"
+    assert "is given twice" in error.message
+
+
 def test_an_absent_objective_profile_is_none() -> None:
     assert take_profile({}) is None
     assert take_profile({"objective_profile": None}) is None
