@@ -126,10 +126,12 @@ def plan(sources: tuple[str, ...], floors: tuple[str, ...], out: Path | None, as
     Floors and predictions are data win rates: 0.5 is parity with the responses of DATA.
     """
     from mopo_train.family import parse_floors
-    from mopo_train.plan import PlanRequest, make_plan, plan_table, write_plan
+    from mopo_train.plan import PlanRequest, check_out, make_plan, plan_table, write_plan
     from mopo_train.preferences import read_preferences
 
     options.pop("source")
+    if out is not None:
+        check_out(out)
     data = read_preferences(sources)
     made = make_plan(data, PlanRequest(floors=parse_floors(floors), **options))
     for note in (*data.notes(), *made.warnings):

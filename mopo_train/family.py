@@ -150,12 +150,14 @@ def check_floors(floors: Mapping[str, float], objectives: list[str]) -> None:
 
 
 def parse_floors(given: tuple[str, ...]) -> dict[str, float]:
-    """Floors from ``objective=value`` arguments of a command line. Raises FloorError."""
+    """Floors from ``objective=value`` arguments of a command line. Raises FloorError, also for the same one twice."""
     floors: dict[str, float] = {}
     for text in given:
         match = re.fullmatch(r"([a-z][a-z0-9_.-]*)=([0-9.eE+-]+)", text.strip())
         if match is None:
             raise FloorError(f"cannot read the floor '{text}'; write it as objective=value, for example safety=0.8")
+        if match[1] in floors:
+            raise FloorError(f"two floors on '{match[1]}'; give one")
         try:
             floors[match[1]] = float(match[2])
         except ValueError as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mopo_train.dual import Solution, attainable, infeasible_message, solve
+from mopo_train.errors import FamilyError
 from mopo_train.family import write_whole
 from mopo_train.front import propose
 from mopo_train.robust import radii
@@ -126,6 +127,12 @@ def _label_warnings(rates: WinRates, compared: Mapping[str, float]) -> list[str]
     if alone:
         warnings.append(f"{alone} of {rates.prompts} prompts have a single distinct response: nothing to choose there.")
     return warnings
+
+
+def check_out(out: Path) -> None:
+    """Raise FamilyError where a plan would replace the one that a family was trained for."""
+    if any((out / name).exists() for name in ("family.json", "run.json")):
+        raise FamilyError(f"'{out}' holds a family, whose plan.json says what it was trained for; give another --out.")
 
 
 def write_plan(out: Path, document: Mapping[str, Any]) -> None:

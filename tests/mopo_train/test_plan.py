@@ -138,6 +138,14 @@ def test_out_writes_the_same_plan_and_a_page_that_needs_no_network(pairs: Path, 
     assert sorted(path.name for path in out.iterdir()) == ["plan.html", "plan.json"]
 
 
+@pytest.mark.parametrize("name", ["family.json", "run.json"])
+def test_the_plan_of_a_family_is_not_replaced(name: str, pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{}", encoding="utf-8")
+    result = plan(pairs, "--out", str(tmp_path))
+    assert (result.exit_code, "holds a family" in result.stderr) == (1, True)
+    assert not (tmp_path / "plan.json").exists()
+
+
 def test_the_table_names_its_unit(pairs: Path) -> None:
     result = plan(pairs, "--policies", "3")
     assert result.exit_code == 0, result.output
@@ -171,6 +179,7 @@ def test_the_picture_has_a_panel_per_other_objective(tmp_path: Path) -> None:
         (["--floor", "safety"], "write it as objective=value"),
         (["--floor", "speed=0.5"], "'speed', which is not an objective"),
         (["--floor", "safety=1.5"], "outside [0, 1]"),
+        (["--floor", "safety=0.9", "--floor", "safety=0.1"], "two floors on 'safety'"),
         (["--primary", "speed"], "'speed' is not an objective"),
     ],
 )
