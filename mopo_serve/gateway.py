@@ -25,6 +25,8 @@ from mopo_serve.routing import NO_PROFILE, Routing, explain
 from mopo_serve.upstream import Upstream
 
 GENERATING = frozenset({"/v1/chat/completions", "/v1/completions"})
+IDENTITY = "mopo.identity"
+"""Key of the ASGI scope that holds the headers of every small answer; a route may add some."""
 
 
 class Limits(NamedTuple):
@@ -75,7 +77,7 @@ class Gateway:
                     message["headers"] = [*message["headers"], *identity]
                 await send(message)
 
-            await self._small(scope, receive, send_identified)
+            await self._small({**scope, IDENTITY: identity}, receive, send_identified)
 
     def _small_routes(self) -> Starlette:
         """Everything but the hot path."""
@@ -117,6 +119,9 @@ class Gateway:
             body = parse_body(await read_body(request.scope, request.receive, self.completions.max_body))
         except ClientLeft:
             return Response(status_code=400)
+        identity, profile = request.scope[IDENTITY], body.get("profile")
+        if isinstance(profile, str) and profile in self.routing.profiles:
+            identity.append((b"x-mopo-profile", profile.encode("ascii")))
         requested = take_profile(body)
         encode(body)  # names the place of text that is no Unicode, before it is looked at
         profile = validated(ResolveBody, body, "").profile
@@ -126,7 +131,10 @@ class Gateway:
             known = ", ".join(self.routing.profiles) or "none"
             message = f"no profile {ascii(profile[:100])}; this gateway has: {known}"
             raise ApiError(404, message, code="profile_not_found", param="profile")
-        return JSONResponse(explain(self.routing, profile, self.routing.select(profile, requested)))
+        selection = self.routing.select(profile, requested)
+        if selection.policy is not None:
+            identity.append((b"x-mopo-policy", selection.policy.encode("ascii")))
+        return JSONResponse(explain(self.routing, profile, selection))
 
     async def _healthz(self, _: Request) -> Response:
         return JSONResponse({"status": "alive"})

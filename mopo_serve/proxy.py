@@ -103,10 +103,10 @@ class CompletionEndpoint:
             raise unavailable("the gateway is shutting down", "draining")
         body = parse_body(await read_body(scope, receive, self.max_body))
         model = take_model(body)
-        requested = take_profile(body)
         known = model.removeprefix("mopo/")
         if known in self.routing.profiles or (model.startswith(PINNED) and model in self.routing.models):
             exchange.profile = known
+        requested = take_profile(body)
         decision = self.routing.decide(model, requested)
         exchange.policy, exchange.fallback = decision.policy, not decision.feasible
         payload = engine_body(body, decision.policy)

@@ -190,6 +190,24 @@ async def test_resolve_tells_the_policy_and_every_margin() -> None:
     assert engine.asked == []
 
 
+async def test_resolve_names_profile_and_policy_in_headers_where_they_are_known() -> None:
+    def names(answer: httpx.Response) -> tuple[str | None, str | None]:
+        return answer.headers.get("x-mopo-profile"), answer.headers.get("x-mopo-policy")
+
+    async with stubbed(StubEngine()) as client:
+
+        async def resolve(**body: Any) -> tuple[str | None, str | None]:
+            return names(await client.post("/v1/profiles/resolve", json=body))
+
+        assert await resolve(profile="balanced") == ("balanced", "policy-01")
+        assert await resolve(profile="impossible") == ("impossible", None)
+        assert await resolve(objective_profile={"floors": {"safety": 0.85}}) == (None, "policy-02")
+        assert await resolve(profile="balanced", objective_profile={"floors": 3}) == ("balanced", None)
+        assert await resolve(profile="nobody") == (None, None)
+        wrong = {"model": "mopo/balanced", "messages": MESSAGES, "objective_profile": {"floors": 3}}
+        assert names(await client.post(CHAT, json=wrong)) == ("balanced", None)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param"),
     [
