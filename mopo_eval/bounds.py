@@ -2,7 +2,7 @@
 
 Exact (Clopper and Pearson 1934) for values that can only be 0 or 1; by betting (Waudby-Smith and Ramdas,
 arXiv 2010.09686) for all others. Neither assumes a distribution beyond that the values are independent draws with one
-mean, as the scores of prompts drawn at random are.
+mean, as the scores of prompts drawn at random are, and neither depends on their order.
 """
 
 import math
@@ -12,16 +12,19 @@ from numpy.typing import NDArray
 from scipy import special
 
 FloatArray = NDArray[np.float64]
-LARGEST_STAKE = 0.75
-"""Largest share of the capital that may be lost in one bet; 1/2 and 3/4 are the paper's choices."""
-HALVINGS = 40
-"""Steps of bisection: the bound is exact to 1e-12, and rounded towards 0."""
+STAKES = np.geomspace(1.5, 16, 10)
+"""Stakes in units of the best one against values that are all 0 or 1; the smaller the spread, the larger the best."""
+WEIGHTS = 1 / STAKES / (1 / STAKES).sum()
+"""Share of the capital that each stake begins with."""
+HALVINGS = 30
+"""Steps of bisection: the bound is exact to 1e-9, and rounded towards 0."""
 
 
 def lower_bound(values: FloatArray, alpha: float, *, binary: bool) -> float:
     """Bound that lies above the true mean with probability at most ``alpha``; ``values``: one per prompt.
 
-    ``binary`` says that the values can only be 0 or 1. It should be known of the judge, not read off few values.
+    ``binary`` says that the judge gives 0 or 1 only. Callers read it off the scores of all policies; should a rarer
+    score not have shown, the exact bound still holds by itself: it bounds P(X = 1), which is at most E X.
     """
     if binary:
         return clopper_pearson_low(int(np.count_nonzero(values == 1)), len(values), alpha)
@@ -41,37 +44,28 @@ def clopper_pearson_low(passed: int, n: int, alpha: float) -> float:
 def betting_low(values: FloatArray, alpha: float) -> float:
     """Largest mean that a gambler, betting that the true one is greater, has refuted at level ``alpha``.
 
-    If the mean is at most m, the capital prod_i (1 + l_i (x_i - m)) with stakes 0 <= l_i < 1/m chosen before x_i is
-    seen is a supermartingale, so it ever reaches 1/alpha with probability at most alpha (Ville). Stakes are the paper's
-    predictable plug-in (Eq. 26 with the sample size fixed, one-sided), capped at 3/4 of 1/m. Capital falls with m, so
-    that bisection finds the bound. The order of the values matters; a fixed shuffle makes it that of nobody's choosing.
+    If the mean is at most m, the capital prod_i (1 + l (x_i - m)) of a stake 0 <= l < 1/m that was fixed beforehand has
+    expectation at most 1, and so has a mixture of such capitals: it reaches 1/alpha with probability at most alpha
+    (Markov). A product has no order. The stakes are the multiples ``STAKES`` of sqrt(2 log(1/alpha) / (n m (1 - m))),
+    nearly the best against values of 0 and 1, damped to stay below 1/m. What such a bet loses on a 0 grows with m and
+    what it wins on a 1 shrinks, so capital falls with m, and bisection finds the bound.
 
     Raises ValueError for no values, or values outside [0, 1].
     """
     if len(values) == 0 or not ((values >= 0) & (values <= 1)).all():
         raise ValueError("betting needs one value or more, all in [0, 1]")
-    drawn = values[np.random.default_rng(len(values)).permutation(len(values))]
-    stakes = _plug_in_stakes(drawn, alpha)
+    ordered = np.sort(values)  # sums are rounded alike, whatever the order
     goal = math.log(1 / alpha)
-    low, high = 0.0, float(drawn.mean())
+    low, high = 0.0, float(ordered.mean())
     if high == 0:
         return 0.0
     for _ in range(HALVINGS):
         m = (low + high) / 2
-        capital = np.cumsum(np.log1p(np.minimum(stakes, LARGEST_STAKE / m) * (drawn - m)))  # (n,), in logarithms
-        if capital.max() >= goal:
+        ratios = STAKES * math.sqrt(2 * goal / len(ordered) * m / (1 - m))
+        at_risk = ratios / (1 + ratios)  # (stakes,), l m: the share of the capital that a 0 costs
+        capital = np.log1p(at_risk[:, None] * (ordered / m - 1)).sum(axis=1)  # (stakes,), in logarithms
+        if special.logsumexp(capital, b=WEIGHTS) >= goal:
             low = m
         else:
             high = m
     return low
-
-
-def _plug_in_stakes(values: FloatArray, alpha: float) -> FloatArray:
-    """sqrt(2 log(1/alpha) / (n variance of the values before)), (n,); a prior value 1/2 with variance 1/4."""
-    n = len(values)
-    seen = np.arange(2, n + 2)
-    means = (0.5 + np.cumsum(values)) / seen  # (n,), after each value
-    variances = (0.25 + np.cumsum((values - means) ** 2)) / seen
-    before = np.concatenate([[0.25], variances[:-1]])
-    stakes: FloatArray = np.sqrt(2 * math.log(1 / alpha) / (n * before))
-    return stakes

@@ -26,7 +26,7 @@ DISTRIBUTIONS: dict[str, tuple[float, Draw]] = {  # true mean, sampler
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-@pytest.mark.parametrize(("n", "trials"), [(30, 1000), (300, 400)])
+@pytest.mark.parametrize(("n", "trials"), [(30, 500), (300, 200)])
 def test_a_betting_bound_exceeds_the_true_mean_no_more_often_than_it_says(name: str, n: int, trials: int) -> None:
     mean, draw = DISTRIBUTIONS[name]
     rng, alpha = np.random.default_rng(n), 0.1
@@ -51,28 +51,37 @@ def test_a_betting_bound_is_not_far_below_what_the_normal_approximation_gives() 
     assert normal < gap < 1.7 * normal
 
 
+def by_definition(values: NDArray[np.float64], alpha: float, m: float) -> float:
+    """Capital against the mean m, bet by bet."""
+    total = shares = 0.0
+    for k in (1.5 * (16 / 1.5) ** (i / 9) for i in range(10)):
+        stake = k * math.sqrt(2 * math.log(1 / alpha) / (len(values) * m * (1 - m)))
+        capital = 1.0
+        for x in values:
+            capital *= 1 + stake / (1 + stake * m) * (x - m)
+        total, shares = total + capital / k, shares + 1 / k
+    return total / shares
+
+
 def test_a_betting_bound_is_what_the_definition_gives_step_by_step() -> None:
     values, alpha = np.array([0.9, 0.4, 1.0, 0.7, 0.8, 0.6, 0.95, 0.3, 0.85, 1.0] * 3), 0.05
-    order = np.random.default_rng(len(values)).permutation(len(values))
-
-    def refuted(m: float) -> bool:
-        capital, highest, total, squares = 1.0, 0.0, 0.5, 0.25
-        for t, x in enumerate(values[order], start=1):  # variance before x: (1/4 + sum of squares so far) / t
-            stake = min(math.sqrt(2 * math.log(1 / alpha) / (len(values) * squares / t)), 0.75 / m)
-            capital *= 1 + stake * (x - m)
-            highest = max(highest, capital)
-            total += x
-            squares += (x - total / (t + 1)) ** 2
-        return highest >= 1 / alpha
-
     bound = betting_low(values, alpha)
-    assert refuted(bound - 1e-6) and not refuted(bound + 1e-6)
+    assert by_definition(values, alpha, bound) == pytest.approx(1 / alpha, rel=1e-5)
+    falling = [by_definition(values, alpha, m) for m in np.linspace(0.01, 0.99, 99)]
+    assert all(np.diff(falling) < 0)
 
 
-def test_ten_perfect_scores_by_hand() -> None:
-    # Every stake is capped at 3/4 of 1/m, so that the capital is (1 + 3/4 (1/m - 1))^10 = 1000 = 1 / alpha.
-    by_hand = 1 / (1 + (1000 ** (1 / 10) - 1) / 0.75)
-    assert betting_low(np.ones(10), 0.001) == pytest.approx(by_hand, abs=1e-9)
+def test_a_betting_bound_does_not_depend_on_the_order_of_the_prompts() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.beta(0.5, 0.5, 200)
+    assert {
+        betting_low(order, 0.001) for order in (values, values[::-1], np.sort(values), rng.permutation(values))
+    } == {betting_low(values, 0.001)}
+
+
+def test_a_single_bet_is_won_with_the_chance_that_the_bound_allows() -> None:
+    # One value of 1 multiplies capital by at most 1/m, so that no m above alpha is refuted.
+    assert 0.02 < betting_low(np.ones(1), 0.05) < 0.05
 
 
 def test_exact_bounds_by_hand() -> None:
