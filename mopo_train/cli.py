@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mopo_train import __version__
-from mopo_train.console import CommandGroup, print_json, print_table, say
+from mopo_train.console import CommandGroup, FiniteRange, print_json, print_table, say
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,7 +47,7 @@ def split(
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory for model and tokenizer.")
 @click.option("--steps", default=400, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=1), help="Responses per step.")
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), help="[default: 3e-3 scratch, else 2e-5]")
+@click.option("--learning-rate", type=FiniteRange(min=0, min_open=True), help="[default: 3e-3 scratch, else 2e-5]")
 @click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=2), help="Prompt and response.")
 @click.option("--hidden-size", default=256, show_default=True, type=click.IntRange(min=8), help="Only from scratch.")
 @click.option("--layers", default=4, show_default=True, type=click.IntRange(min=1), help="Only from scratch.")
@@ -76,11 +76,11 @@ def reference(sources: tuple[str, ...], model: str, out: Path, **options: Any) -
 @click.option("--floor", "floors", multiple=True, metavar="OBJECTIVE=RATE", help="Data win rate that all must hold.")
 @click.option("--method", default="mopo", show_default=True, type=click.Choice(["mopo"]))
 @click.option("--step", default="pairwise", show_default=True, type=click.Choice(["pairwise", "weighted-bc"]))
-@click.option("--tau", default=0.15, show_default=True, type=click.FloatRange(min=0, min_open=True), help="KL weight.")
-@click.option("--epsilon", type=click.FloatRange(min=0), help="Radius of the robust floors.  [default: by prompts]")
+@click.option("--tau", default=0.15, show_default=True, type=FiniteRange(min=0, min_open=True), help="KL weight.")
+@click.option("--epsilon", type=FiniteRange(min=0), help="Radius of the robust floors.  [default: by prompts]")
 @click.option("--steps", default=160, show_default=True, type=click.IntRange(min=1), help="First policy; others half.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=2), help="Responses per step.")
-@click.option("--learning-rate", default=2e-3, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--learning-rate", default=2e-3, show_default=True, type=FiniteRange(min=0, min_open=True))
 @click.option("--rank", default=8, show_default=True, type=click.IntRange(min=1), help="Of the LoRA adapters.")
 @click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=2), help="Prompt and response.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
@@ -93,9 +93,9 @@ def run(sources: tuple[str, ...], model: str, out: Path, floors: tuple[str, ...]
     repeated, it continues.
     """
     from mopo_train.family import parse_floors
-    from mopo_train.run import RunConfig, run_family
+    from mopo_train.run import read_config, run_family
 
-    config = RunConfig(floors=parse_floors(floors), **options)
+    config = read_config(parse_floors(floors), **options)
     family = run_family(sources, out, config, model=model, force=force)
     names = family.objectives
     rows = [
@@ -115,8 +115,8 @@ def _value(number: float | None) -> str:
 @click.option("--primary", metavar="OBJECTIVE", help="Objective to maximise.  [default: the first]")
 @click.option("--policies", default=6, show_default=True, type=click.IntRange(min=1), help="Points to propose.")
 @click.option("--floor", "floors", multiple=True, metavar="OBJECTIVE=RATE", help="Data win rate; plans this one point.")
-@click.option("--tau", default=0.15, show_default=True, type=click.FloatRange(min=0, min_open=True), help="KL weight.")
-@click.option("--epsilon", type=click.FloatRange(min=0), help="Radius of the robust floors.  [default: by prompts]")
+@click.option("--tau", default=0.15, show_default=True, type=FiniteRange(min=0, min_open=True), help="KL weight.")
+@click.option("--epsilon", type=FiniteRange(min=0), help="Radius of the robust floors.  [default: by prompts]")
 @click.option("--source", default="labels", show_default=True, type=click.Choice(["labels"]), help="Of win rates.")
 @click.option("--out", type=click.Path(path_type=Path), help="Directory for plan.json and plan.html.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
@@ -150,7 +150,7 @@ def plan(sources: tuple[str, ...], floors: tuple[str, ...], out: Path | None, as
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Decides everything random.")
 @click.option("--prompts", default=500, show_default=True, type=click.IntRange(min=1), help="Training prompts.")
 @click.option("--held-out", default=200, show_default=True, type=click.IntRange(min=1), help="Evaluation prompts.")
-@click.option("--tau", default=0.15, show_default=True, type=click.FloatRange(0, 10, True), help="Of the exact front.")
+@click.option("--tau", default=0.15, show_default=True, type=FiniteRange(0, 10, True), help="Of the exact front.")
 @click.option("--texts", default=16_000, show_default=True, type=click.IntRange(min=1), help="For the base model.")
 @click.option("--model/--no-model", "base", default=True, help="Train the base model, or write the data alone.")
 @click.option("--force", is_flag=True, help="Replace a sandbox that is there.")

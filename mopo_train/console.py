@@ -1,6 +1,8 @@
 """What every command shares: exit statuses, messages and progress on stderr, JSON on stdout."""
 
+import errno
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,15 +17,32 @@ class CommandGroup(click.Group):
     """A group that turns an error which a user can fix into its message and exit status 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; no traceback for a ``MopoError``."""
+        """Run the command; no traceback for a ``MopoError``, a path that cannot be used or a full disk."""
         try:
             return super().invoke(ctx)
         except MopoError as error:
             click.echo(f"{ctx.info_name}: {error}", err=True)
             ctx.exit(1)
+        except OSError as error:
+            if error.filename is None and error.errno != errno.ENOSPC:  # a closed pipe is click's, others are bugs
+                raise
+            where = f"'{error.filename}': " if error.filename is not None else ""
+            click.echo(f"{ctx.info_name}: {where}{(error.strerror or str(error)).lower()}", err=True)
+            ctx.exit(1)
         except KeyboardInterrupt:
             click.echo(f"{ctx.info_name}: interrupted; repeat the command to continue", err=True)
             ctx.exit(130)
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers without infinity, and without NaN, which no bound excludes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; usage errors as click's."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def say(message: str) -> None:

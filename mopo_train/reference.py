@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from mopo_train.console import progress, say
-from mopo_train.errors import DataError, FamilyError
+from mopo_train.errors import DataError, FamilyError, ModelError
 from mopo_train.policy.loop import Batch, LoopSettings, Task, optimise
 from mopo_train.policy.models import CHAT_TEMPLATE, context_length, fingerprint, load_model, load_tokenizer, save_model
 from mopo_train.policy.tokens import (
@@ -89,13 +89,13 @@ def fit_reference(examples: Sequence[Example], out: Path, config: ReferenceConfi
         raise FamilyError(f"'{out}' exists already; delete it or give another directory.")
     if not examples:
         raise DataError("there is no response to learn from; give data with at least one pair.")
-    work = out.parent / f".{out.name}.partial"
-    _open_work(work, _identity(examples, config, model))
     tokenizer = load_tokenizer(model) if model else train_tokenizer(examples, config.vocab_size)
     limit = min(config.max_length, context_length(model) if model else config.positions)
     rows = _encode(examples, tokenizer, limit)
     torch.manual_seed(config.seed)
     network = load_model(model) if model else new_model(tokenizer, config)
+    work = out.parent / f".{out.name}.partial"
+    _open_work(work, _identity(examples, config, model))
     _train(network, rows, config, work, learning_rate=config.learning_rate or (2e-5 if model else 3e-3))
     _write(network, tokenizer, work, out)
 
@@ -127,7 +127,12 @@ def train_tokenizer(examples: Sequence[Example], vocab_size: int) -> PreTrainedT
 
 
 def new_model(tokenizer: PreTrainedTokenizerBase, config: ReferenceConfig) -> LlamaForCausalLM:
-    """An untrained Llama; torch's global generator draws its weights."""
+    """An untrained Llama; torch's global generator draws its weights. Raises ModelError for sizes that do not fit."""
+    if config.hidden_size % (2 * config.heads):
+        raise ModelError(
+            f"hidden size {config.hidden_size} and {config.heads} heads do not fit: every head takes an equal, even "
+            f"share; the next size that fits is {-(-config.hidden_size // (2 * config.heads)) * 2 * config.heads}."
+        )
     build: Any = LlamaForCausalLM
     network: LlamaForCausalLM = build(
         LlamaConfig(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedModel
 
 from mopo_train import __version__
@@ -25,6 +25,7 @@ from mopo_train.family import (
     Policy,
     PolicyFamily,
     check_floors,
+    first_problem,
     read_family,
     write_family,
 )
@@ -87,6 +88,20 @@ class RunConfig(BaseModel):
     max_length: int = Field(default=512, ge=2)
     """Tokens of prompt and response together; the end of a longer response is cut off."""
     seed: int = Field(default=0, ge=0)
+
+
+def read_config(floors: Mapping[str, float], **options: Any) -> RunConfig:
+    """The configuration that a command line gives. Raises FloorError for names that no objective can have."""
+    for name in floors:
+        if "." in name:
+            raise FloorError(
+                f"floor on '{name}': a run holds data win rates, which have no measure, for example "
+                f"{name.partition('.')[0]}=0.5; measured scores are what 'mopo-eval' and 'mopo-serve' take."
+            )
+    try:
+        return RunConfig(floors=floors, **options)
+    except ValidationError as error:
+        raise FloorError(first_problem(error)) from error
 
 
 class _Training(NamedTuple):

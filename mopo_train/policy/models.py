@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from mopo_train.errors import ModelError
@@ -68,17 +69,29 @@ def load_tokenizer(model: str, *, add_template: bool = True) -> PreTrainedTokeni
 
 
 def load_model(model: str) -> PreTrainedModel:
-    """``model`` for training: float32 on a CPU, bfloat16 weights where CUDA supports them. Raises ModelError."""
+    """``model`` for training: float32 on a CPU, bfloat16 weights where CUDA supports them.
+
+    Raises ModelError, also for weights that leave a part of the model at random and for a model that is not causal.
+    """
+    given = getattr(_load_config(model), "architectures", None) or []
+    if given and not set(given) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+        raise ModelError(f"'{model}' is a {given[0]}, not a model that writes text from left to right; give one.")
     source = find_model(model) or model
     hide_file_progress()
     half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     try:
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.bfloat16 if half else torch.float32
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.bfloat16 if half else torch.float32, output_loading_info=True
         )
     except Exception as error:  # see load_tokenizer
         raise cannot_load("model", model, error) from error
-    return loaded
+    if unfit := sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"]):
+        raise ModelError(
+            f"the weights of '{model}' do not fit its config.json: {len(unfit)} tensors are missing or of another "
+            f"size, the first is {unfit[0]}. Copy or train the model again."
+        )
+    network: PreTrainedModel = loaded
+    return network
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

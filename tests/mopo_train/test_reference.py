@@ -1,6 +1,7 @@
 """Supervised fine-tuning from scratch, from a directory, and what it refuses."""
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -116,6 +117,25 @@ def test_it_refuses_paths_that_are_no_model(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=problem):
             fit_reference(examples(), tmp_path / "out", TINY, model=str(tmp_path / name))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"num_hidden_layers": 2}, "do not fit its config.json: 9 tensors are missing"),
+        ({"intermediate_size": 64}, "cannot load the model|do not fit"),
+        ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, "BertForMaskedLM, not a model that writes"),
+    ],
+)
+def test_it_refuses_weights_that_would_leave_the_model_random(
+    changes: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
+    fit_reference(examples(), tmp_path / "base", TINY._replace(steps=1), model=None)
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | changes), encoding="utf-8")
+    with pytest.raises(ModelError, match=problem):
+        fit_reference(examples(), tmp_path / "out", TINY, model=str(tmp_path / "base"))
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
 def test_it_refuses_no_examples_long_prompts_and_empty_responses(tmp_path: Path) -> None:
