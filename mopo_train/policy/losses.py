@@ -40,15 +40,6 @@ def weighted_bc_loss(log_probability: Tensor, ratio: Tensor) -> Tensor:
     return -ratio.detach() * log_probability
 
 
-def anchor_loss(log_ratio: Tensor) -> Tensor:
-    """Per-response exp(-d) - 1 + d with d = log[pi_theta / pi_ref](y), (B,); >= 0, and 0 where the policies agree.
-
-    Averaged over samples of pi_ref it estimates KL(pi_ref || pi_theta) with the control variate
-    E_ref[pi_theta / pi_ref] - 1 <= 0 turned round: see `level_loss` for the form that knows the wanted tilt.
-    """
-    return torch.expm1(-log_ratio) + log_ratio
-
-
 def level_loss(log_ratio: Tensor, log_target: Tensor, prompt: Tensor) -> Tensor:
     """Per-prompt (mean over its responses of log_ratio - log_target)^2, (prompts in the batch,).
 
