@@ -49,7 +49,10 @@ class Scorecard(_Model):
 
 
 def read_scorecards(root: Path, family: PolicyFamily) -> dict[str, Scorecard]:
-    """Scorecard per policy id in the family's order; policies that were not measured are absent."""
+    """Scorecard per policy id in the family's order; policies that were not measured are absent.
+
+    Raises FamilyError also for cards of different runs, whose certified bounds do not hold at once.
+    """
     cards = {}
     for policy in family.policies:
         path = root / "scorecards" / f"{policy.id}.json"
@@ -67,6 +70,12 @@ def read_scorecards(root: Path, family: PolicyFamily) -> dict[str, Scorecard]:
                 f"'{path}' belongs to another policy or family; measure again with 'mopo-eval run {root}'."
             )
         cards[policy.id] = card
+    if len(runs := {(card.run, card.confidence) for card in cards.values()}) > 1:
+        told = ", ".join(f"{run} at {confidence:g}" for run, confidence in sorted(runs))
+        raise FamilyError(
+            f"the scorecards in '{root}' are of different runs or confidences ({told}), so that their certified bounds "
+            f"do not hold together; measure again with 'mopo-eval run {root}'."
+        )
     return cards
 
 

@@ -74,3 +74,11 @@ def test_scores_lie_in_the_unit_interval(field: str, value: float) -> None:
 def test_an_estimate_needs_a_prompt() -> None:
     with pytest.raises(ValidationError):
         Estimate(mean=0.5, low=0.4, high=0.6, certified_low=0.3, n=0)
+
+
+@pytest.mark.parametrize("other", [{"run": "other"}, {"confidence": 0.9}])
+def test_cards_of_different_runs_are_refused(tmp_path: Path, other: dict[str, object]) -> None:
+    cards = [scorecard(name, SCORES[name]) for name in ("policy-00", "policy-01")]
+    write_scorecards(tmp_path, [cards[0], cards[1].model_copy(update=other)])
+    with pytest.raises(FamilyError, match=r"do not hold together; measure again with 'mopo-eval run"):
+        read_scorecards(tmp_path, family())
