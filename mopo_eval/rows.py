@@ -37,8 +37,9 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"'{path}', line {number}: not JSON ({error.msg}); one object per line.") from error
+            except (json.JSONDecodeError, RecursionError) as error:
+                what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+                raise DataError(f"'{path}', line {number}: not JSON ({what}); one object per line.") from error
             if not isinstance(row, dict):
                 raise DataError(f"'{path}', line {number}: expected an object, found {type(row).__name__}.")
             yield number, row

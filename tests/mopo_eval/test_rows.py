@@ -53,3 +53,10 @@ def test_a_damaged_file_is_named_with_what_is_wrong(tmp_path: Path, name: str, c
 def test_no_file_is_a_users_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="no file at"):
         list(read_rows(tmp_path / name))
+
+
+def test_a_row_nested_beyond_reading_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a"}\n' + "[" * 200_000)
+    with pytest.raises(DataError, match=r"line 2: not JSON \(nested too deeply\); one object per line"):
+        list(read_rows(path))
