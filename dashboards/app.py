@@ -15,7 +15,7 @@ VIEWS = Path(__file__).with_name("views")
 
 def main() -> None:
     """Show the page that was asked for."""
-    st.set_page_config(page_title="MOPO dashboard", page_icon=":material/show_chart:", layout="wide")
+    st.set_page_config(page_title="MOPO dashboard", page_icon="📈", layout="wide")
     st.html(STYLE)
     pages = [
         st.Page(VIEWS / "front.py", title="Front", icon=":material/show_chart:", default=True),

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -48,9 +49,14 @@ def page(browser: Browser, request: pytest.FixtureRequest, errors: list[str]) ->
     tab = browser.new_page(viewport={"width": request.param, "height": 900})
     tab.set_default_timeout(PATIENCE)
     tab.on("pageerror", lambda error: errors.append(str(error)))
+    hosts: set[str | None] = set()
+    tab.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
     yield tab
+    icon = tab.locator("link[rel~=icon]").get_attribute("href")  # its request is not reported
     tab.close()
     assert errors == []
+    hosts.add(urlsplit(icon or "").hostname)
+    assert hosts - {None} == {"127.0.0.1"}  # None: pictures that are written in the page
 
 
 def photograph(page: Page, path: Path) -> None:
