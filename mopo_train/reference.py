@@ -40,6 +40,8 @@ from mopo_train.policy.workspace import check_place
 from mopo_train.preferences import read_preferences
 
 SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>")
+IDENTITY = "reference.sha256"
+"""Digest of what a reference was made of; beside its weights once they are whole."""
 
 
 class Example(NamedTuple):
@@ -83,8 +85,13 @@ def fit_reference(examples: Sequence[Example], out: Path, config: ReferenceConfi
     """Train on ``examples`` and write model and tokenizer to ``out``, which is whole or absent.
 
     ``model``: a directory or a hub name to begin with; None trains a small model from scratch. Killed and called
-    again with the same arguments, it continues. Raises DataError, ModelError, or FamilyError if ``out`` is not empty.
+    again with the same arguments, it continues; what they made already stays as it is. Raises DataError, ModelError, or
+    FamilyError if ``out`` holds anything else.
     """
+    identity = _identity(examples, config, model)
+    if (out / IDENTITY).is_file() and (out / IDENTITY).read_text(encoding="utf-8") == identity:
+        say(f"this reference is already in '{out}'")
+        return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FamilyError(f"'{out}' exists already; delete it or give another directory.")
     if not examples:
@@ -95,7 +102,7 @@ def fit_reference(examples: Sequence[Example], out: Path, config: ReferenceConfi
     torch.manual_seed(config.seed)
     network = load_model(model) if model else new_model(tokenizer, config)
     work = out.parent / f".{out.name}.partial"
-    _open_work(work, _identity(examples, config, model))
+    _open_work(work, identity)
     _train(network, rows, config, work, learning_rate=config.learning_rate or (2e-5 if model else 3e-3))
     _write(network, tokenizer, work, out)
 
@@ -202,7 +209,7 @@ def _identity(examples: Sequence[Example], config: ReferenceConfig, model: str |
 
 def _open_work(work: Path, identity: str) -> None:
     """Keep the checkpoints in ``work`` if they belong to this very training; otherwise begin afresh."""
-    mark = work / "identity"
+    mark = work / IDENTITY
     if work.exists() and not (mark.is_file() and mark.read_text(encoding="utf-8") == identity):
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
@@ -213,6 +220,7 @@ def _write(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: P
     whole = work / "model"
     shutil.rmtree(whole, ignore_errors=True)
     save_model(network, tokenizer, whole)
+    shutil.copyfile(work / IDENTITY, whole / IDENTITY)
     if out.exists():
         out.rmdir()
     whole.rename(out)

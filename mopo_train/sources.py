@@ -106,6 +106,18 @@ def _content_key(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+class _RepeatedKey(Exception):
+    """A key that an object has twice; a JSON reader would keep the last value silently."""
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKey(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
 @dataclass(frozen=True)
 class JsonLines:
     """A file with one JSON object per line."""
@@ -149,7 +161,7 @@ class JsonLines:
                 f"'{self.path}' is binary, not text in UTF-8 (line {number}); expected JSON Lines or Parquet."
             )
         try:
-            value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), object_pairs_hook=_distinct)
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{where} is not text in UTF-8 ({error.reason}, byte {error.start}); expected JSON Lines in UTF-8 or "
@@ -160,11 +172,15 @@ class JsonLines:
                 cause = "is a pointer of Git LFS, not the data; fetch the file with 'git lfs pull'"
             elif line.lstrip().startswith(b"["):
                 cause = "begins a JSON array; write one object per line instead (JSON Lines)"
+            elif not line.lstrip().startswith(b"{"):
+                cause = f"is not JSON ({error}); expected one object per line (JSON Lines), or Parquet"
             elif not rest.read(1):
                 cause = f"is the last line and not a whole JSON object ({error}); the file may have been cut off"
             else:
                 cause = f"is not a JSON object ({error}); expected one object per line"
             raise DataError(f"{where} {cause}.") from error
+        except _RepeatedKey as error:
+            raise DataError(f"{where} has the key '{error}' twice in one object; keep one of them.") from error
         if not isinstance(value, dict):
             raise DataError(
                 f"{where} is {json.dumps(value)[:40]}; expected one JSON object per line, one per comparison."

@@ -79,10 +79,9 @@ def load_model(model: str) -> PreTrainedModel:
     source = find_model(model) or model
     hide_file_progress()
     half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    load: Any = AutoModelForCausalLM.from_pretrained
     try:
-        loaded, report = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.bfloat16 if half else torch.float32, output_loading_info=True
-        )
+        loaded, report = load(source, dtype=torch.bfloat16 if half else torch.float32, output_loading_info=True)
     except Exception as error:  # see load_tokenizer
         raise cannot_load("model", model, error) from error
     if unfit := sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"]):

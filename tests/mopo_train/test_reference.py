@@ -97,6 +97,16 @@ fit_reference(examples(), Path({str(out)!r}), {config!r}, model=None)
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_finished_reference_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit_reference(examples(), tmp_path / "base", TINY._replace(steps=1), model=None)
+    made = (tmp_path / "base" / "model.safetensors").stat().st_mtime_ns
+    fit_reference(examples(), tmp_path / "base", TINY._replace(steps=1), model=None)
+    assert "already in" in capsys.readouterr().err
+    assert (tmp_path / "base" / "model.safetensors").stat().st_mtime_ns == made
+    with pytest.raises(FamilyError, match="exists already"):
+        fit_reference(examples(), tmp_path / "base", TINY._replace(steps=2), model=None)
+
+
 def test_it_refuses_to_overwrite(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(FamilyError, match="exists already"):

@@ -147,6 +147,16 @@ def test_a_line_that_is_not_json(tmp_path: Path) -> None:
     )
 
 
+def test_a_table_with_commas_is_not_json(tmp_path: Path) -> None:
+    for table in (b"prompt,response_a,response_b\n", b"prompt,response_a,response_b\nq,a,b\n"):
+        refused_bytes(tmp_path, table, "line 1 is not JSON .*expected one object per line")
+
+
+def test_a_key_that_a_row_has_twice(tmp_path: Path) -> None:
+    twice = b'{"prompt": "q", "preferences": {"safety": 1, "safety": 0}}'
+    refused_bytes(tmp_path, GOOD + b"\n" + twice, "line 2 has the key 'safety' twice")
+
+
 def test_a_json_array_over_the_whole_file(tmp_path: Path) -> None:
     refused_bytes(
         tmp_path, json.dumps([row()], indent=1).encode(), "line 1 begins a JSON array; write one object per line"
