@@ -151,7 +151,7 @@ def plan(sources: tuple[str, ...], floors: tuple[str, ...], out: Path | None, as
 @click.option("--prompts", default=500, show_default=True, type=click.IntRange(min=1), help="Training prompts.")
 @click.option("--held-out", default=200, show_default=True, type=click.IntRange(min=1), help="Evaluation prompts.")
 @click.option("--tau", default=0.15, show_default=True, type=FiniteRange(0, 10, True), help="Of the exact front.")
-@click.option("--texts", default=16_000, show_default=True, type=click.IntRange(min=1), help="For the base model.")
+@click.option("--texts", default=24_000, show_default=True, type=click.IntRange(min=1), help="For the base model.")
 @click.option("--model/--no-model", "base", default=True, help="Train the base model, or write the data alone.")
 @click.option("--force", is_flag=True, help="Replace a sandbox that is there.")
 def sandbox(out: Path, force: bool, **options: Any) -> None:

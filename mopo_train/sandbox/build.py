@@ -49,7 +49,7 @@ class SandboxConfig(BaseModel):
     """At which the exact front is computed."""
     base: bool = True
     """Whether a base model is trained."""
-    texts: int = Field(default=16_000, ge=1)
+    texts: int = Field(default=24_000, ge=1)
     """Texts that the base model learns from, each once."""
 
 
