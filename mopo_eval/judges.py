@@ -1,10 +1,13 @@
 """Judges: Python callables by dotted name that score an answer in [0, 1] on one objective.
 
 A judge is ``(prompt, response) -> Judgement | float``; the prompt is as it stands in the prompts file.
+What judges print goes to stderr, since stdout is for results.
 """
 
 import importlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import redirect_stdout
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +16,7 @@ import yaml
 
 from mopo_eval.prompts import Conversation, beside_data
 from mopo_eval.rows import read_rows
+from mopo_eval.strict_yaml import load_strictly
 from mopo_train.errors import DataError, JudgeError, MopoError
 from mopo_train.family import PolicyFamily
 from mopo_train.judgement import Judgement
@@ -28,8 +32,9 @@ class Judge(NamedTuple):
     def __call__(self, prompt: Conversation, response: str, *, where: str) -> Judgement:
         """The checked judgement of one answer; ``where`` names the prompt or row in errors. Raises JudgeError."""
         try:
-            given = self.score(prompt, response)
-        except Exception as error:
+            with redirect_stdout(sys.stderr):
+                given = self.score(prompt, response)
+        except (Exception, SystemExit) as error:
             kind = "" if isinstance(error, MopoError) else f"{type(error).__name__}: "
             raise JudgeError(f"judge '{self.name}' failed on {where}: {kind}{error}") from error
         judgement = given if isinstance(given, Judgement) else Judgement(given)
@@ -48,8 +53,9 @@ def load_judge(name: str) -> Judge:
     if not module_name or not attribute:
         raise JudgeError(f"'{name}' does not name a judge; write package.module.function or package.module:function.")
     try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # the module is the user's own code and may fail in any way
+        with redirect_stdout(sys.stderr):
+            module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # the module is the user's own code and may fail in any way
         raise JudgeError(f"cannot import the judge '{name}': {type(error).__name__}: {error}") from error
     score: Any = module
     for part in attribute.split("."):
@@ -66,7 +72,7 @@ def read_judges(path: Path, objectives: Iterable[str]) -> dict[str, str]:
     Objectives may lack a judge, but not all. Raises JudgeError.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_strictly(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise JudgeError(f"cannot read judges from '{path}': {error}") from error
     judges = content.get("judges") if isinstance(content, dict) else None

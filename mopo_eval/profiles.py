@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
+from mopo_eval.strict_yaml import load_strictly
 from mopo_train.errors import ProfileError
 from mopo_train.family import ObjectiveName, PolicyId, UnitScore, first_problem, write_whole
 
@@ -75,7 +76,7 @@ def read_profiles(path: Path, objectives: Iterable[str], policies: Iterable[str]
     A misspelt objective is refused: a floor that is silently ignored would protect nobody. Raises ProfileError.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        content = load_strictly(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ProfileError(
             f"no profiles at '{path}'. Measure the family with 'mopo-eval run', which proposes some, "
@@ -97,31 +98,6 @@ def read_profiles(path: Path, objectives: Iterable[str], policies: Iterable[str]
         check_names(profile, known, ids, where=f"'{path}': profile '{name}'")
     check_floor_names(parsed.organisation.floors, known, where=f"'{path}': organisation")
     return parsed
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses what YAML would silently read as another floor: one of two equal keys, or 0:59 as 59 seconds."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping of ``node``; raises YAMLError for a repeated key."""
-        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge")]
-        seen: set[str] = set()
-        for key in keys:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"'{key.value}' is given twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-    def number(self, node: yaml.ScalarNode) -> float:
-        """The int or float of ``node``; raises YAMLError for a sexagesimal one."""
-        if ":" in node.value:
-            raise yaml.MarkedYAMLError(problem=f"'{node.value}' is no decimal number", problem_mark=node.start_mark)
-        kind = node.tag.rpartition(":")[2]
-        return self.construct_yaml_int(node) if kind == "int" else self.construct_yaml_float(node)
-
-
-for _kind in ("int", "float"):
-    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _StrictLoader.number)
 
 
 def check_names(profile: ThresholdProfile, objectives: set[str], policies: set[str], *, where: str) -> None:

@@ -86,6 +86,25 @@ def test_a_judges_module_that_fails_is_the_users_error(tmp_path: Path, monkeypat
     assert "broken_judges" not in sys.modules
 
 
+def test_a_judge_that_exits_is_the_users_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "exiting_judges.py").write_text("raise SystemExit(3)\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(JudgeError, match="cannot import.*SystemExit: 3"):
+        load_judge("exiting_judges.good")
+    with pytest.raises(JudgeError, match="failed on here: SystemExit: 4"):
+        Judge("exits", lambda prompt, response: sys.exit(4))("prompt", "response", where="here")
+
+
+def test_what_a_judge_prints_stays_off_stdout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "print('loading')\ndef good(prompt, response):\n    print('thinking')\n    return 1.0\n"
+    (tmp_path / "chatty_judges.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    load_judge("chatty_judges.good")("prompt", "response", where="here")
+    assert capsys.readouterr() == ("", "loading\nthinking\n")
+
+
 def test_judges_come_in_the_order_of_the_objectives_and_some_may_be_missing(tmp_path: Path) -> None:
     names = read_judges(written(tmp_path, f"judges: {{safety: {HERE}.digit, helpfulness: {HERE}.length}}"), OBJECTIVES)
     assert list(names.items()) == [("helpfulness", f"{HERE}.length"), ("safety", f"{HERE}.digit")]
@@ -102,6 +121,7 @@ def test_judges_come_in_the_order_of_the_objectives_and_some_may_be_missing(tmp_
         ("safety: a.b", "names no judges"),
         ("judges: {saftey: a.b}", "judge for 'saftey'.*helpfulness, safety, factuality"),
         ("judges: {", "cannot read judges"),
+        ("judges: {safety: a.b, safety: a.c}", "'safety' is given twice"),
     ],
 )
 def test_a_judges_file_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, told: str) -> None:
