@@ -100,17 +100,25 @@ def run_name(
     return f"{_digest(drawn)[:10]}-{_digest(dict(judges))[:6]}"
 
 
-def kept_answers(root: Path, run: str, accepts: Callable[[str], bool]) -> dict[AnswerKey, Answer]:
+class KeptAnswer(NamedTuple):
+    """An answer that is on disk."""
+
+    answer: Answer
+    run: str
+    """Name of the run that has it."""
+
+
+def kept_answers(root: Path, run: str, accepts: Callable[[str], bool]) -> dict[AnswerKey, KeptAnswer]:
     """Answers that ``run``, or a run with the same sampling and other judges, has already; by their key.
 
     Only those of engines whose kind ``accepts`` takes.
     """
-    kept: dict[AnswerKey, Answer] = {}
+    kept: dict[AnswerKey, KeptAnswer] = {}
     own = root / "evaluation" / run
     others = sorted((root / "evaluation").glob(f"{run.partition('-')[0]}-*"))
     for directory in [*(other for other in others if other != own), own]:
         found = [*read_responses(directory), *read_spool(directory / SPOOL)]
-        kept |= {answer.key: answer for answer in found if accepts(answer.engine)}
+        kept |= {answer.key: KeptAnswer(answer, directory.name) for answer in found if accepts(answer.engine)}
     return kept
 
 

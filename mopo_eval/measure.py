@@ -111,18 +111,20 @@ def _answers(root: Path, family: PolicyFamily, plan: Plan, run: str) -> tuple[li
     """Every answer in the order of policies, prompts and samples, and how many were there already."""
     policies = [policy.id for policy in family.policies]
     planned = list(questions(policies, plan.prompts, plan.sampling))
-    kept: dict[AnswerKey, Answer] = kept_answers(root, run, plan.engine.accepts)
+    kept = kept_answers(root, run, plan.engine.accepts)
+    reused = [kept[question.key] for question in planned if question.key in kept]
     missing = [question for question in planned if question.key not in kept]
-    reused = len(planned) - len(missing)
+    answers: dict[AnswerKey, Answer] = {found.answer.key: found.answer for found in reused}
     if reused:
-        kinds = "+".join(sorted({kept[question.key].engine for question in planned if question.key in kept}))
-        say(f"reusing {reused} of {len(planned)} answers, which an earlier run got ({kinds}; evaluation/{run})")
+        kinds = "+".join(sorted({found.answer.engine for found in reused}))
+        where = ", ".join(sorted({f"evaluation/{found.run}" for found in reused}))
+        say(f"reusing {len(reused)} of {len(planned)} answers, which an earlier run got ({kinds}; {where})")
     if missing:
         if not plan.allow_trained:
             _refuse_trained(family, plan.prompts)
         spool = root / "evaluation" / run / SPOOL
-        kept |= collect(root, family, missing=missing, sampling=plan.sampling, choice=plan.engine, spool_path=spool)
-    return [kept[question.key] for question in planned], reused
+        answers |= collect(root, family, missing=missing, sampling=plan.sampling, choice=plan.engine, spool_path=spool)
+    return [answers[question.key] for question in planned], len(reused)
 
 
 def _refuse_trained(family: PolicyFamily, prompts: Sequence[EvaluationPrompt]) -> None:

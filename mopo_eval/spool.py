@@ -57,7 +57,10 @@ class Spool:
 
 @contextmanager
 def open_spool(path: Path) -> Iterator[Spool]:
-    """The spool at ``path`` for appending. Raises MopoError if another process has it open."""
+    """The spool at ``path`` for appending; without an answer it leaves no file and no empty directory behind.
+
+    Raises MopoError if another process has it open.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
@@ -71,6 +74,10 @@ def open_spool(path: Path) -> Iterator[Spool]:
         yield spool
     finally:
         spool.close()
+        if path.is_file() and not path.stat().st_size:  # a device is no file
+            path.unlink()
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
 
 
 def read_spool(path: Path) -> list[Answer]:

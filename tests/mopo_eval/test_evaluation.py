@@ -107,9 +107,9 @@ def test_answers_are_kept_from_spool_and_table_and_from_runs_that_differ_in_judg
     with open_spool(own / SPOOL) as spool:
         spool.append(answer("b", "from the spool"))
     kept = kept_answers(tmp_path, "aaa-1", any_kind)
-    assert {key.prompt_id: found.response for key, found in kept.items()} == {
-        "a": "from the table",
-        "b": "from the spool",
+    assert {key.prompt_id: found for key, found in kept.items()} == {
+        "a": (answer("a", "from the table"), "aaa-2"),
+        "b": (answer("b", "from the spool"), "aaa-1"),
     }
     assert kept_answers(tmp_path, "ccc-1", any_kind) == {}
 

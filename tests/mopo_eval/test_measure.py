@@ -108,12 +108,15 @@ def test_repeating_a_finished_run_asks_nothing_and_changes_no_score(root: Path) 
     assert run(root, "http://127.0.0.1:9").cards == first.cards  # the engine need not even be there
 
 
-def test_other_judges_score_the_same_answers_in_a_run_of_their_own(root: Path) -> None:
+def test_other_judges_score_the_same_answers_in_a_run_of_their_own(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with stub_engine(list(SCORES)) as engine:
         first = run(root, engine.url)
         other = run(root, engine.url, {"safety": "tests.mopo_eval.scoring.length"})
     assert len(engine.asked) == TOTAL
     assert other.summary.run != first.summary.run
+    assert f"which an earlier run got (attached; evaluation/{first.summary.run})" in capsys.readouterr().err
     assert read_scorecards(root, read_family(root))["reference"].run == other.summary.run
     assert list(other.cards[0].objectives) == ["safety"]
 

@@ -60,3 +60,13 @@ def test_two_runs_cannot_write_one_spool(tmp_path: Path) -> None:
 def test_a_full_disk_is_told() -> None:
     with pytest.raises(MopoError, match="cannot keep answers in '/dev/full'"), open_spool(Path("/dev/full")) as spool:
         spool.append(answer(0))
+    assert Path("/dev/full").exists()  # only an empty file of our own is removed
+
+
+def test_a_spool_without_answers_leaves_nothing_but_what_others_put_there(tmp_path: Path) -> None:
+    with open_spool(tmp_path / "run" / "answers.jsonl"):
+        pass
+    assert not (tmp_path / "run").exists()
+    with open_spool(tmp_path / "run" / "answers.jsonl"):
+        (tmp_path / "run" / "engine.log").touch()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["engine.log"]
