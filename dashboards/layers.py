@@ -11,6 +11,8 @@ from dashboards import palette
 from dashboards.points import Marks, Point, Span, bands, name_places, symbol
 from mopo_train.family import REFERENCE
 
+LINE_PIXELS = 20
+"""Height of a name: ``points.NAME_HEIGHT`` of a chart."""
 Segment = tuple[tuple[Any, Any], tuple[Any, Any]]
 
 
@@ -145,20 +147,22 @@ def add_names(figure: go.Figure, points: Sequence[Point], marks: Marks, span: tu
     faded = marks.dominated | marks.out
     names = []
     for point, place in zip(ordered, name_places(shares), strict=True):
-        if not place:
+        if place is None:
             continue
-        up, right_of = place.startswith("top"), place.endswith("right")
         names.append(
             {
                 "name": "name",
                 "text": f"<b>{point.policy}</b>" if point.policy == marks.chosen else point.policy,
                 "x": point.x.mean,
                 "y": point.y.mean,
-                "xanchor": "left" if right_of else "right",
-                "yanchor": "bottom" if up else "top",
-                "xshift": 8 if right_of else -8,
-                "yshift": 6 if up else -6,
-                "showarrow": False,
+                "xanchor": "left" if place.right else "right",
+                "yanchor": "bottom" if place.up else "top",
+                "ax": 8 if place.right else -8,
+                "ay": (-1 if place.up else 1) * (6 + LINE_PIXELS * place.lines),
+                "showarrow": True,
+                "arrowhead": 0,
+                "arrowwidth": 1,
+                "arrowcolor": palette.MUTED if place.lines else "rgba(0, 0, 0, 0)",
                 "font": {"size": 13, "color": palette.MUTED if point.policy in faded else palette.INK},
             }
         )

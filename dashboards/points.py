@@ -9,10 +9,10 @@ from dashboards import palette
 from mopo_train.family import REFERENCE
 
 Span = tuple[float, float]
-NAME_WIDTH, NAME_HEIGHT = 0.13, 0.045
-"""About the size of a policy's name on a wide chart, as a share of it."""
-NARROW_WIDTH = 0.22
-"""Its width on a phone; no name may run over the edge there."""
+NAME_WIDTH, NAME_HEIGHT = 0.22, 0.045
+"""About the size of a policy's name on a phone, as a share of the chart; on a wide one it is less wide."""
+MOST_LINES = 12
+"""How many lines of text a name may be moved up or down."""
 
 
 class Axes(NamedTuple):
@@ -41,6 +41,17 @@ class Point(NamedTuple):
     third: float | None
 
 
+class Place(NamedTuple):
+    """Where a point's name is written."""
+
+    right: bool
+    """Right of the point, else left."""
+    up: bool
+    """Above the point, else below."""
+    lines: int = 0
+    """Lines of text between the point and its name; a thin line joins them if there are any."""
+
+
 class Marks(NamedTuple):
     """What the front chart says about single policies."""
 
@@ -53,6 +64,10 @@ class Marks(NamedTuple):
     """Floors in the chart's unit; the area below those on the two axes is shaded."""
 
 
+CORNERS = [
+    Place(right, up, lines) for lines in range(MOST_LINES + 1) for right in (True, False) for up in (True, False)
+]
+"""Where a name may be written, best first."""
 NO_MARKS = Marks(set(), set(), None, {})
 
 
@@ -126,24 +141,26 @@ def symbol(point: Point, edges: Span | None) -> str:
     return palette.SYMBOLS[int(point.third >= edges[0]) + int(point.third >= edges[1])]
 
 
-def name_places(places: Sequence[tuple[float, float]]) -> list[str]:
-    """Plotly text positions that keep names apart; a place is (x, y) as shares of the chart.
+def name_places(places: Sequence[tuple[float, float]]) -> list[Place | None]:
+    """Where names keep apart; a place is (x, y) as shares of the chart.
 
-    Greedy, in order: each name takes the first free corner of its point, or none (empty) where all are taken.
+    Greedy, in order: each name takes the first free corner of its point, or one some lines further up or down, or
+    None where all are taken.
     """
-    corners = {"top right": (0, 0), "bottom right": (0, -1), "top left": (-1, 0), "bottom left": (-1, -1)}
     taken: list[tuple[float, float]] = []
-    chosen = []
+    chosen: list[Place | None] = []
     for x, y in places:
-        free = ""
-        for corner, (dx, dy) in corners.items():
-            left, bottom = x + dx * NAME_WIDTH, y + dy * NAME_HEIGHT
-            inside = x + NARROW_WIDTH <= 1 if dx == 0 else x >= NARROW_WIDTH
-            if inside and all(
-                abs(left - a) > 0.99 * NAME_WIDTH or abs(bottom - b) > 0.99 * NAME_HEIGHT for a, b in taken
+        for place in CORNERS:
+            left = x if place.right else x - NAME_WIDTH
+            bottom = y + (place.lines if place.up else -1 - place.lines) * NAME_HEIGHT
+            if (
+                0 <= left <= 1 - NAME_WIDTH
+                and (place.lines == 0 or 0 <= bottom <= 1 - NAME_HEIGHT)
+                and all(abs(left - a) > 0.99 * NAME_WIDTH or abs(bottom - b) > 0.99 * NAME_HEIGHT for a, b in taken)
             ):
                 taken.append((left, bottom))
-                free = corner
+                chosen.append(place)
                 break
-        chosen.append(free)
+        else:
+            chosen.append(None)
     return chosen

@@ -23,7 +23,9 @@ STYLE = f"""<style>
 .m-table .long {{ display: inline-block; min-width: 13rem; white-space: normal; max-width: 34rem; line-height: 1.35; }}
 .stApp [data-testid="stSlider"] {{ margin-bottom: -0.45rem; }}
 .stApp .annotation-text {{ paint-order: stroke; stroke: {palette.PAPER}; stroke-opacity: 0.85; stroke-width: 3px; }}
-.m-scroll {{ overflow-x: auto; }}
+/* A shade at the right edge, which the end of the table brings its cover for: seen while there is more to scroll to. */
+.m-scroll {{ overflow-x: auto; background: linear-gradient(to left, {palette.PAPER} 24px, transparent 48px) local,
+  linear-gradient(to left, {palette.GREY}, transparent 20px); }}
 .m-table {{ border-collapse: collapse; width: 100%; font-size: 0.93rem; font-variant-numeric: tabular-nums; }}
 .m-table th {{ text-align: left; font-weight: 600; color: {palette.MUTED}; font-size: 0.85rem;
   vertical-align: bottom;

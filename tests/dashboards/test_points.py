@@ -1,3 +1,4 @@
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from dashboards import palette
 from dashboards.frames import open_family, planned, scores
 from dashboards.points import (
     Axes,
+    Place,
     Point,
     Value,
     bands,
@@ -65,9 +67,21 @@ def test_the_third_objective_is_told_by_three_symbols() -> None:
     assert symbol(point("p", None), edges) == symbol(point("p", 0.4), bands([0.4, 0.4])) == middle
 
 
-def test_names_take_free_corners_and_none_where_all_are_taken() -> None:
-    assert name_places([(0.5, 0.5)] * 5) == ["top right", "bottom right", "top left", "bottom left", ""]
-    assert name_places([(0.95, 0.5), (0.05, 0.5)]) == ["top left", "top right"]  # inside the chart
+def test_names_take_free_corners_then_places_further_away() -> None:
+    corners = [Place(True, True), Place(True, False), Place(False, True), Place(False, False)]
+    assert name_places([(0.5, 0.5)] * 5) == [*corners, Place(True, True, lines=1)]
+    assert name_places([(0.95, 0.5), (0.05, 0.5)]) == [Place(False, True), Place(True, True)]  # inside the chart
+    assert name_places([(0.5, 0.5)] * 99)[-1:] == [None]  # the chart is full
+
+
+def test_every_one_of_many_crowded_policies_gets_a_name_that_covers_no_other() -> None:
+    points = [(0.4 + 0.01 * i, 0.6 - 0.01 * i) for i in range(16)]
+    boxes = []
+    for (x, y), place in zip(points, name_places(points), strict=True):
+        assert place is not None
+        boxes.append((x - 0.22 * (not place.right), y + 0.045 * (place.lines if place.up else -1 - place.lines)))
+    apart = [abs(a[0] - b[0]) > 0.217 or abs(a[1] - b[1]) > 0.044 for a, b in combinations(boxes, 2)]
+    assert all(apart)
 
 
 def test_the_sequential_scale_runs_from_its_first_to_its_last_colour() -> None:
