@@ -44,7 +44,11 @@ class Solution(NamedTuple):
     floors: dict[str, float]
     """As asked; for `tilt` the (robust) values attained."""
     multipliers: dict[str, float]
-    """One per floor, >= 0; 0 where the floor does not bind."""
+    """One per floor, >= 0; 0 where the floor does not bind.
+
+    It belongs to the constraint averaged over all N prompts. A floor is on the mean over the n_k prompts that are
+    labelled, so the multiplier is N / n_k times the floor's shadow price, the loss of the optimum per unit of floor.
+    """
     ratio: FloatArray
     """(Y,) policy / reference; averages to 1 over each prompt's responses."""
     score: FloatArray
@@ -70,8 +74,13 @@ def solve(
 
     ``epsilon`` is the KL radius of the robust floors; 0 is the plain mean, None the default of `robust.radii`.
     Infeasible floors give ``feasible`` False and the solution for the nearest feasible ones (smallest largest
-    shortfall). A floor within 1e-6 of what is attainable counts as met. Raises FloorError for unknown
-    objectives and floors outside [0, 1], DataError for an objective without labels.
+    shortfall). A floor within 1e-6 of what is attainable counts as met.
+
+    With objective p labelled on only n_p of the N prompts, the maximum is of the mean over all N prompts of
+    m_p(x) w_p(x) - tau KL(x), with m_p(x) = 1 where p is labelled and 0 elsewhere: the primary counts with n_p / N, so
+    that the price of KL on a prompt does not depend on how many other prompts are unlabelled.
+
+    Raises FloorError for unknown objectives and floors outside [0, 1], DataError for an objective without labels.
     """
     check_floors(floors, list(rates.objectives))
     radius = check_problem(rates, primary, list(floors), tau, epsilon)

@@ -331,3 +331,16 @@ def test_a_higher_floor_never_raises_the_primary(seed: int) -> None:
         loose = {name: max(0.0, floor - lower) for name, floor in floors.items()}
         gains.append(gain(solve(rates, primary="a", floors=loose, tau=0.15, epsilon=0), rates, "a", 0.15))
     assert gains[0] >= gains[1] - 1e-9 and gains[1] >= gains[2] - 1e-9
+
+
+def test_a_multiplier_is_the_shadow_price_of_its_floor_times_all_prompts_over_the_labelled_ones() -> None:
+    """Six prompts, b labelled on four of them and a on four: a price of 4/6 of the multiplier."""
+    labelled = np.array([[True, False]] * 2 + [[True, True]] * 2 + [[False, True]] * 2)
+    rates = from_rates(("a", "b"), [[0.9, 0.1], [0.4, 0.8]] * 6, np.arange(7) * 2, labelled=labelled)
+    tau, step = 0.3, 1e-4
+    below, at, above = (
+        solve(rates, primary="a", floors={"b": floor}, tau=tau, epsilon=0) for floor in (0.6 - step, 0.6, 0.6 + step)
+    )
+    price = (gain(below, rates, "a", tau) - gain(above, rates, "a", tau)) / (2 * step)
+    assert at.multipliers["b"] > 0.1
+    assert price == pytest.approx(at.multipliers["b"] * 4 / 6, rel=1e-5)
