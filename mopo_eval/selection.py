@@ -117,9 +117,12 @@ def select(
     meeting = [row for row in table if row.meets]
     if meeting:
         best = min(meeting, key=lambda row: (-(row.primary or 0.0), row.id))
-        holding = f"the {len(meeting)} policies that hold" if len(meeting) > 1 else "the only policy that holds"
-        among = f"of {holding} every floor" if floors else "of all policies; no floor is set"
+        among = (
+            f"of the {len(meeting)} policies that hold every floor" if floors else "of all policies; no floor is set"
+        )
         reason = f"{best.id} has the greatest {profile.primary}, {best.primary:.3f}, {among}"
+        if floors and len(meeting) == 1:
+            reason = f"{best.id} is the only policy that holds every floor; {profile.primary} {best.primary:.3f}"
         return Selection(best.id, True, floors, table, closest.id if closest else None, reason)
     allowed = [row for row in table if holds(cards[row.id], binding)]
     policy, outcome = _fallback(profile, allowed)

@@ -193,7 +193,7 @@ def test_the_reason_names_policy_and_primary() -> None:
         select(profile(), CARDS).reason == "bold has the greatest helpfulness, 0.900, of all policies; no floor is set"
     )
     reason = select(profile({"safety": 0.76}), CARDS).reason
-    assert reason == "safe has the greatest helpfulness, 0.500, of the only policy that holds every floor"
+    assert reason == "safe is the only policy that holds every floor; helpfulness 0.500"
     assert "of the 2 policies that hold every floor" in select(profile({"safety": 0.6}), CARDS).reason
 
 
