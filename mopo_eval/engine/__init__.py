@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from mopo_eval.answers import LOOPBACK
 from mopo_eval.engine import embedded, vllm
 from mopo_eval.engine.process import running, served_models
 from mopo_eval.engine.vllm import vllm_available
@@ -107,7 +108,7 @@ def _attach(choice: str, family: PolicyFamily) -> Engine:
     if not usable:
         raise EngineError(f"'{choice}' is not the URL of an engine; give one like http://127.0.0.1:8000")
     try:
-        with httpx.Client(base_url=url, timeout=10, trust_env=parts.hostname not in _LOOPBACK) as client:
+        with httpx.Client(base_url=url, timeout=10, trust_env=parts.hostname not in LOOPBACK) as client:
             served = served_models(client)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise EngineError(
@@ -121,9 +122,6 @@ def _attach(choice: str, family: PolicyFamily) -> Engine:
             "Start it with every policy of the family as an adapter under its id, and the base model as 'reference'."
         )
     return Engine(url, "attached", None)
-
-
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}  # never behind a proxy of the environment
 
 
 def _checked_base(root: Path, family: PolicyFamily) -> str:
