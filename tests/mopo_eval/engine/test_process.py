@@ -37,8 +37,9 @@ server.serve_forever()
 """
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with Ctrl-C ignored
 from mopo_eval.engine import open_engine
 from mopo_train.family import read_family
 kind, root, log, ending = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
