@@ -66,7 +66,9 @@ def whisker_chart(scores: pd.DataFrame, unit: str, *, span: Span, mark: float | 
     """
     figure = go.Figure(layout=_layout(height=66 + 36 * len(scores)))
     if mark is not None:
-        figure.add_vline(x=mark, line={"color": palette.MUTED, "width": 1.4, "dash": "dot"}, layer="between")
+        ends = {"y0": -0.6, "y1": len(scores) - 0.4}  # in rows: "between" draws no shape that spans the whole axis
+        rule = {"color": palette.MUTED, "width": 1.4, "dash": "dot"}
+        figure.add_shape(type="line", x0=mark, x1=mark, **ends, line=rule, layer="between")
     rows = scores.to_dict("records")
     bars = [((row["low"], row["policy"]), (row["high"], row["policy"])) for row in rows]
     layers.add_segments(figure, bars, {"color": palette.GREY, "width": 3})
@@ -87,7 +89,7 @@ def whisker_chart(scores: pd.DataFrame, unit: str, *, span: Span, mark: float | 
         hovertemplate="<b>%{y}</b><br>" + unit + " %{x:.3f}<br>interval %{customdata[0]:.3f} to %{customdata[1]:.3f}"
         "<br>certified at least %{customdata[2]:.3f}<br>%{customdata[3]} prompts<extra></extra>",
     )
-    figure.update_yaxes(autorange="reversed", showgrid=False, ticksuffix="  ", type="category")
+    figure.update_yaxes(range=(len(scores) - 0.4, -0.6), showgrid=False, ticksuffix="  ", type="category")
     figure.update_xaxes(range=span, title_text=unit, nticks=5)
     return figure
 

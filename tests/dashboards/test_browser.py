@@ -93,6 +93,7 @@ def test_policies_are_compared_in_panels(page: Page, url: str, tmp_path: Path) -
     page.goto(f"{url}/policies")
     expect(page.get_by_role("heading", name="Policies compared")).to_be_visible(timeout=PATIENCE)
     expect(page.locator(".stPlotlyChart .main-svg .scatterlayer")).to_have_count(6, timeout=PATIENCE)
+    expect(page.locator(".stPlotlyChart .shapelayer path")).to_have_count(4)  # parity three times, one floor
     row = page.get_by_role("table", name="Measured scores").get_by_role("row", name="policy-07")
     expect(row).to_contain_text("0.930")  # safety: 0.56 + 0.37
     photograph(page, tmp_path / "policies.png")
