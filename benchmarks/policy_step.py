@@ -30,6 +30,7 @@ from mopo_train.policy.batches import make_units, plan_steps
 from mopo_train.policy.corpus import encode_corpus, reference_log_probabilities
 from mopo_train.policy.loop import LoopSettings
 from mopo_train.policy.models import fingerprint, load_model, load_tokenizer
+from mopo_train.policy.tokens import collate, encode_prompts, encode_responses, join, response_log_probabilities
 from mopo_train.preferences import read_preferences
 from mopo_train.sandbox.judges import JUDGES
 from mopo_train.winrates import win_rates
@@ -55,6 +56,22 @@ def answer(model: Any, tokenizer: Any, prompts: Sequence[str], seed: int) -> lis
     return answers
 
 
+def generated_kl(model: Any, tokenizer: Any, prompts: Sequence[str], answers: Sequence[str]) -> float:
+    """KL(policy || reference) in nats, estimated on answers that the policy wrote; it sees text outside the data."""
+    told = [(x, y) for x, y in zip(prompts, answers, strict=True) if y]  # the rare empty answer has no tokens to score
+    talks = [[{"role": "user", "content": x}] for x, _ in told]
+    pairs = zip(encode_prompts(tokenizer, talks, 512), encode_responses(tokenizer, [y for _, y in told]), strict=True)
+    rows = [join(x, y, 512) for x, y in pairs]
+    total = 0.0
+    with torch.inference_mode():
+        for begin in range(0, len(rows), TOGETHER):
+            batch = collate(rows[begin : begin + TOGETHER])
+            moved = response_log_probabilities(model, batch)
+            with model.disable_adapter():
+                total += float((moved - response_log_probabilities(model, batch)).sum())
+    return total / len(rows)
+
+
 def judged(prompts: Sequence[str], answers: Sequence[str]) -> dict[str, float]:
     """Mean score of each exact judge."""
     pairs = list(zip(prompts, answers, strict=True))
@@ -78,8 +95,8 @@ def front_value(front: Mapping[str, Any], scores: Mapping[str, float], primary: 
 @click.option("--batch-size", "sizes", default=[32], multiple=True, type=int)
 @click.option("--tau", default=0.15)
 @click.option("--seed", default=0)
-@click.option("--epsilon", default=None, type=float)
-def main(sandbox: Path, floors: tuple[str, ...], tau: float, seed: int, epsilon: float | None, **grid: Any) -> None:
+@click.option("--samples", default=3, help="Answers per prompt.")
+def main(sandbox: Path, floors: tuple[str, ...], tau: float, seed: int, samples: int, **grid: Any) -> None:
     """Print one row per policy."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     prompts = [json.loads(line)["prompt"] for line in (sandbox / "prompts.jsonl").read_text("utf-8").splitlines()]
@@ -91,11 +108,12 @@ def main(sandbox: Path, floors: tuple[str, ...], tau: float, seed: int, epsilon:
     base: Any = load_model(str(sandbox / "base"))
     everything = range(len(corpus.rows))
     reference = reference_log_probabilities(base, corpus, everything, work, fingerprint(str(sandbox / "base")))
-    base_scores = judged(prompts, answer(base, load_tokenizer(str(sandbox / "base")), prompts, seed))
-    rows = [_row(("reference", "", "", "", "", ""), None, base_scores, front, 0.0)]
+    asked_often = prompts * samples
+    before = judged(asked_often, answer(base, tokenizer, asked_often, seed))
+    rows = [_row(("reference", "", "", "", "", ""), None, before, before, exact=front, cost=(0.0, 0.0))]
     for text in ("", *floors):
         asked = parse_floors(tuple(part for part in text.split(",") if part))
-        point = solve(wins, primary="helpfulness", floors=asked, tau=tau, epsilon=epsilon)
+        point = solve(wins, primary="helpfulness", floors=asked, tau=tau)
         settings = itertools.product(*(grid[k] for k in ("kinds", "steps", "sizes", "rates", "anchors")))
         for kind, steps, size, rate, anchor in settings:
             plan = plan_steps(
@@ -110,23 +128,48 @@ def main(sandbox: Path, floors: tuple[str, ...], tau: float, seed: int, epsilon:
             with progress(f"{kind} {text}", steps) as line:
                 train_adapter(model, task, LoopSettings(learning_rate=rate, seed=seed), work / "run", line)
             spent = time.process_time() - began
-            scores = judged(prompts, answer(model, load_tokenizer(str(sandbox / "base")), prompts, seed))
+            answers = answer(model, tokenizer, asked_often, seed)
+            scores, far = judged(asked_often, answers), generated_kl(model, tokenizer, asked_often, answers)
             told = (kind, text, str(steps), str(size), f"{rate:g}", f"{anchor:g}")
-            rows.append(_row(told, point, scores, front, spent))
+            rows.append(_row(told, point, scores, before, exact=front, cost=(far, spent)))
             base = unwrap(model)
             shutil.rmtree(work / "run", ignore_errors=True)
             sys.stderr.write("  ".join(rows[-1]) + "\n")
     shutil.rmtree(work)
     columns = ["step", "floors", "steps", "batch", "rate", "anchor"]
-    print_table([*columns, *(f"{k[:4]}" for k in JUDGES), *(f"plan {k[:4]}" for k in JUDGES), "exact", "CPU s"], rows)
+    print_table(
+        [*columns, *(f"{k[:4]}" for k in JUDGES), "gain", *(f"plan {k[:4]}" for k in JUDGES), "exact", "KL", "CPU s"],
+        rows,
+    )
 
 
 def _row(
-    told: tuple[str, ...], point: Solution | None, scores: Mapping[str, float], front: Any, spent: float
+    told: tuple[str, ...],
+    point: Solution | None,
+    scores: Mapping[str, float],
+    before: Mapping[str, float],
+    *,
+    exact: Any,
+    cost: tuple[float, float],
 ) -> list[str]:
+    """One line of the table.
+
+    ``gain`` is what the policy was asked for, primary + sum of multiplier x objective, above the reference's; ``cost``
+    is KL and CPU seconds.
+    """
     planned = [f"{point.predicted[name]:.3f}" if point else "" for name in JUDGES]
-    best = front_value(front, scores, "helpfulness")
-    return [*told, *(f"{scores[name]:.3f}" for name in JUDGES), *planned, f"{best:.3f}", f"{spent:.0f}"]
+    weights = {"helpfulness": 1.0} | (point.multipliers if point else {})
+    gain = sum(weight * (scores[name] - before[name]) for name, weight in weights.items())
+    best = front_value(exact, scores, "helpfulness")
+    return [
+        *told,
+        *(f"{scores[name]:.3f}" for name in JUDGES),
+        f"{gain:.3f}",
+        *planned,
+        f"{best:.3f}",
+        f"{cost[0]:.2f}",
+        f"{cost[1]:.0f}",
+    ]
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ def encode_prompts(
     if long:
         raise DataError(
             f"{len(long)} of {len(rows)} prompts leave no room for an answer: the longest has {max(long)} tokens and "
-            f"the limit is {limit} for prompt and answer together. Take these prompts out of the data, "
-            "or use a model with a longer context."
+            f"the limit is {limit} for prompt and answer together. Take these prompts out of the data, raise "
+            "--max-length, or use a model with a longer context."
         )
     return [np.asarray(row, dtype=np.int32) for row in rows]
 
