@@ -182,7 +182,7 @@ def ask(url: str, root: Path, family: PolicyFamily, prompts: list[dict[str, Any]
     prompt = next((row for row in prompts if row.get("category") == "risky"), prompts[0])["prompt"]
     messages: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     print(f"\nThree requests through the 'openai' package at {url}/v1\n  question: {messages[-1]['content']}")
-    for model in spread(models):
+    for model in models[:3]:
         print(f'\n  model="{model}"')
         try:
             raw = client.chat.completions.with_raw_response.create(
@@ -210,11 +210,6 @@ def why(url: str, model: str) -> str:
     found = httpx.post(f"{url}/v1/profiles/resolve", json={"profile": model.removeprefix("mopo/")}).json()
     floors = ", ".join(f"{name} >= {floor:g}" for name, floor in found["floors"].items())
     return f" (floors: {floors or 'none'}): {found['reason']}"
-
-
-def spread(names: list[str]) -> list[str]:
-    """At most three of ``names``: the first, the middle and the last."""
-    return names if len(names) <= 3 else [names[0], names[len(names) // 2], names[-1]]
 
 
 def show_scores(options: argparse.Namespace, root: Path, family: PolicyFamily) -> None:
