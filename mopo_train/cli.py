@@ -163,8 +163,6 @@ def sandbox(out: Path, force: bool, **options: Any) -> None:
     from mopo_train.sandbox.build import SandboxConfig, build_sandbox
 
     made = build_sandbox(out, SandboxConfig(**options), force=force)
-    print_table(
-        ("objective", "world's writer"),
-        [(name, f"{score:.3f}") for name, score in made.reference_scores.items()],
-        title=f"{out}: {made.pairs} labelled pairs, {made.config.held_out} held-out prompts (mean judge scores)",
-    )
+    say(f"{out}: {made.pairs} labelled pairs, {made.config.held_out} held-out prompts")
+    scores = [(name, f"{score:.3f}") for name, score in made.reference_scores.items()]
+    print_table(("mean judge score", "world's writer"), scores)

@@ -7,10 +7,8 @@ measure of "how close to the true front". Mixtures of policies are not part of i
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import moocore
 import numpy as np
 
-from mopo_train.dual import tilt
 from mopo_train.sandbox.annotators import Compared, population_preference
 from mopo_train.sandbox.answers import answers
 from mopo_train.sandbox.pairs import score_table
@@ -90,6 +88,10 @@ def exact_front(
     multipliers: Sequence[float] = MULTIPLIERS,
 ) -> Front:
     """The front on ``prompts``: the tilt for every combination of ``multipliers``, dominated ones left out."""
+    import moocore  # both load scipy: too slow for a command that finds its sandbox made already
+
+    from mopo_train.dual import tilt
+
     world = exact_world(prompts)
     others = [name for name in OBJECTIVES if name != primary]
     grid = np.stack(np.meshgrid(*[multipliers] * len(others), indexing="ij"), axis=-1).reshape(-1, len(others))
