@@ -15,7 +15,7 @@ from mopo_train.errors import DataError, FloorError
 from mopo_train.family import check_floors
 from mopo_train.feasibility import Nearest, attainable_values, nearest_feasible
 from mopo_train.interior import lower_values, solve_robust, tilt_robust
-from mopo_train.robust import lower_value, radii
+from mopo_train.robust import Lower, lower_value, radii
 from mopo_train.tilting import (
     Problem,
     covariances,
@@ -36,6 +36,7 @@ EDGE = 1e-6
 """A floor beyond the attainable value by no more than this counts as met."""
 MARGINS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """Floors at the very edge of what can be attained are met to within the first of these with finite multipliers."""
+NOTHING_OBSERVED = Lower(UNLABELLED_RATE, np.ones(0), np.inf)
 
 
 class Solution(NamedTuple):
@@ -57,6 +58,8 @@ class Solution(NamedTuple):
     """Plain mean over the labelled prompts, for every objective."""
     predicted_low: dict[str, float]
     """Worst reweighting of the prompts within the KL ball; equals ``predicted`` at epsilon 0."""
+    chi: dict[str, float]
+    """Temperature >= 0 of that reweighting, t proportional to exp(-v / chi); infinite at epsilon 0 (`robust.Lower`)."""
     kl: float
     """Nats, mean over prompts."""
     ess: float
@@ -256,14 +259,17 @@ def _solution(
     tilted = tilt_scores(problem, scores(problem, weights))
     ratio = tilted.share / rates.mass
     by_prompt = values_by_prompt(rates, tilted.share)  # (K, P)
-    predicted, low, multipliers = {}, {}, {}
+    predicted, low, chi, multipliers = {}, {}, {}, {}
     for k, name in enumerate(rates.objectives):
         values = by_prompt[k, rates.labelled[:, k]]
         predicted[name] = float(values.mean()) if len(values) else UNLABELLED_RATE
-        low[name] = lower_value(values, radius[k]).value if len(values) else UNLABELLED_RATE
+        lower = lower_value(values, radius[k]) if len(values) else NOTHING_OBSERVED
+        low[name], chi[name] = lower.value, lower.temperature
     for row, name in enumerate(floors):
         weight = weights[row]
         multipliers[name] = float(weight if weight.ndim == 0 else weight[problem.labelled[row]].mean())
     moved = quality(rates, ratio)
     asked = {name: float(floor) for name, floor in floors.items()}
-    return Solution(asked, multipliers, ratio, tilted.score, predicted, low, moved.kl, moved.ess, True, dict(asked))
+    return Solution(
+        asked, multipliers, ratio, tilted.score, predicted, low, chi, moved.kl, moved.ess, True, dict(asked)
+    )

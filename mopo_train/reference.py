@@ -103,7 +103,8 @@ def fit_reference(examples: Sequence[Example], out: Path, config: ReferenceConfi
     network = load_model(model) if model else new_model(tokenizer, config)
     work = out.parent / f".{out.name}.partial"
     _open_work(work, identity)
-    _train(network, rows, config, work, learning_rate=config.learning_rate or (2e-5 if model else 3e-3))
+    learning_rate = config.learning_rate or (2e-5 if model else 3e-3)
+    _train(network, rows, config, work, name=out.name, learning_rate=learning_rate)
     _write(network, tokenizer, work, out)
 
 
@@ -150,6 +151,9 @@ def new_model(tokenizer: PreTrainedTokenizerBase, config: ReferenceConfig) -> Ll
             num_attention_heads=config.heads,
             num_key_value_heads=config.heads,
             max_position_embeddings=config.positions,
+            # The usual 0.02 suits wide models. In a narrow one attention then begins flat, and it takes several times
+            # the steps to find which word of a prompt decides which word of the answer.
+            initializer_range=config.hidden_size**-0.5,
             tie_word_embeddings=True,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
@@ -160,11 +164,13 @@ def new_model(tokenizer: PreTrainedTokenizerBase, config: ReferenceConfig) -> Ll
     return network
 
 
-def supervised_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Mean of -log p over the response tokens of the batch, in nats per token; a scalar."""
-    tokens = TokenBatch(**batch)
-    total = token_log_probabilities(model, tokens).sum()
-    return -total / (tokens.targets != -100).sum()
+def supervised_loss(model: PreTrainedModel, batch: Batch, tokens: float) -> torch.Tensor:
+    """Sum of -log p over the response tokens of the batch, in nats, divided by ``tokens``; a scalar.
+
+    ``tokens`` is the same for every batch. Batches hold responses of similar length: divided by its own tokens, a batch
+    of short ones would count as much as one of long ones, and the model would learn to be brief.
+    """
+    return -token_log_probabilities(model, TokenBatch(**batch)).sum() / tokens
 
 
 def _encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, limit: int) -> list[Encoded]:
@@ -177,17 +183,24 @@ def _encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, lim
 
 
 def _train(
-    network: PreTrainedModel, rows: list[Encoded], config: ReferenceConfig, work: Path, *, learning_rate: float
+    network: PreTrainedModel,
+    rows: list[Encoded],
+    config: ReferenceConfig,
+    work: Path,
+    *,
+    name: str,
+    learning_rate: float,
 ) -> None:
     generator = np.random.default_rng(config.seed)
     lengths = [row.length for row in rows]
     plan: list[list[int]] = []
     while len(plan) < config.steps:
         plan += length_buckets(lengths, config.batch_size, generator)
+    tokens = config.batch_size * float(np.mean([len(row.response) for row in rows]))
     task = Task(
         plan=plan[: config.steps],
         build=lambda indices: collate([rows[index] for index in indices])._asdict(),
-        loss=supervised_loss,
+        loss=lambda model, batch: supervised_loss(model, batch, tokens),
     )
     settings = LoopSettings(
         learning_rate=learning_rate,
@@ -196,7 +209,7 @@ def _train(
         checkpoint_seconds=config.checkpoint_seconds,
         seed=config.seed,
     )
-    with progress("reference", config.steps) as line:
+    with progress(name, config.steps) as line:
         optimise(network, task, settings, work, line)
 
 

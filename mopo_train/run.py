@@ -263,8 +263,9 @@ def _train_policy(
 
 
 def _write_log(path: Path, rows: Sequence[Mapping[str, float]], point: Solution) -> None:
-    """One row per logged step: what the dual wanted (``lambda.k``, ``predicted.k``) beside what was measured."""
+    """One row per logged step: what the dual wanted (``lambda.k``, ``chi.k``, ``predicted.k``) and what came."""
     wanted = {f"lambda.{name}": value for name, value in point.multipliers.items()}
+    wanted |= {f"chi.{name}": value for name, value in point.chi.items()}
     wanted |= {f"predicted.{name}": value for name, value in point.predicted.items()}
     log = pd.DataFrame([{**row, **wanted} for row in rows])
     leading = ["step", "loss", "kl", "ess"]

@@ -16,7 +16,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mopo_train.errors import DataError, FamilyError, ModelError
 from mopo_train.policy.models import CHAT_TEMPLATE
-from mopo_train.reference import Example, ReferenceConfig, fit_reference
+from mopo_train.policy.tokens import Encoded, collate, encode_prompts, encode_responses
+from mopo_train.reference import (
+    Example,
+    ReferenceConfig,
+    fit_reference,
+    new_model,
+    supervised_loss,
+    train_tokenizer,
+)
 
 TINY = ReferenceConfig(steps=4, hidden_size=32, layers=1, heads=1, vocab_size=300, max_length=64, positions=128)
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -40,6 +48,34 @@ def test_it_learns_to_answer_and_to_stop(tmp_path: Path) -> None:
     answer = model.generate(**prompt, do_sample=False, max_new_tokens=20)[0, prompt["input_ids"].shape[1] :]
     assert answer[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(answer, skip_special_tokens=True) == "Yes, gladly."
+
+
+@torch.no_grad()
+def test_a_token_counts_alike_in_every_batch() -> None:
+    tokenizer = train_tokenizer(examples(), TINY.vocab_size)
+    torch.manual_seed(0)
+    model = new_model(tokenizer, TINY)
+    prompt = encode_prompts(tokenizer, [[{"role": "user", "content": "Name it."}]], 64)[0]
+    short, long = (Encoded(prompt, ids) for ids in encode_responses(tokenizer, ["A cup.", "A leaf can be red. " * 3]))
+    apart = [float(supervised_loss(model, collate([row])._asdict(), 7.0)) for row in (short, long)]
+    together = float(supervised_loss(model, collate([short, long])._asdict(), 7.0))
+    assert together == pytest.approx(sum(apart), rel=1e-5)
+    ids = torch.tensor([[*long.prompt, *long.response]])
+    logits = model(input_ids=ids).logits[0, len(long.prompt) - 1 : -1]
+    by_torch = (
+        torch.nn.functional.cross_entropy(logits, torch.tensor(long.response, dtype=torch.long), reduction="sum") / 7.0
+    )
+    assert apart[1] == pytest.approx(float(by_torch), rel=1e-5)
+
+
+def test_fresh_matrices_are_as_wide_as_the_model_is_narrow() -> None:
+    torch.manual_seed(0)
+    network = new_model(train_tokenizer(examples(), 300), TINY._replace(hidden_size=128, heads=4))
+    for weights in network.parameters():
+        if weights.ndim == 2:
+            assert float(weights.detach().std()) == pytest.approx(128**-0.5, rel=0.05)
+        else:
+            assert bool((weights == 1).all())
 
 
 def test_a_new_tokenizer_gives_back_any_text_and_marks_roles(tmp_path: Path) -> None:
@@ -85,7 +121,7 @@ fit_reference(examples(), Path({str(out)!r}), {config!r}, model=None)
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if line.startswith("reference: 24/"):
+            if line.startswith("killed: 24/"):
                 process.send_signal(signal.SIGKILL)
                 break
     assert not out.exists()

@@ -115,6 +115,18 @@ def test_the_default_is_robust_and_zero_is_plain() -> None:
     assert robust.predicted["b"] > plain.predicted["b"] + 0.01
 
 
+def test_chi_attains_the_dual_form_of_the_lower_value() -> None:
+    rates = random_rates(2, prompts=30)
+    found = solve(rates, primary="a", floors={"b": 0.55}, tau=0.1, epsilon=0.05)
+    share = found.ratio * rates.mass
+    for k, name in enumerate(rates.objectives):
+        values = np.bincount(rates.prompt_of(), weights=share * rates.rates[:, k])[rates.labelled[:, k]]
+        chi = found.chi[name]
+        dual = -chi * math.log(np.exp(-values / chi).mean()) - chi * 0.05
+        assert found.predicted_low[name] == pytest.approx(dual, abs=1e-9)
+    assert set(solve(rates, primary="a", floors={"b": 0.5}, tau=0.1, epsilon=0).chi.values()) == {math.inf}
+
+
 def test_a_small_radius_approaches_the_plain_solution() -> None:
     rates = random_rates(1, prompts=12)
     plain = solve(rates, primary="a", floors={"b": 0.55, "c": 0.5}, tau=0.1, epsilon=0)
