@@ -100,7 +100,7 @@ def fit_reference(examples: Sequence[Example], out: Path, config: ReferenceConfi
     limit = min(config.max_length, context_length(model) if model else config.positions)
     rows = _encode(examples, tokenizer, limit)
     torch.manual_seed(config.seed)
-    network = load_model(model) if model else new_model(tokenizer, config)
+    network = load_model(model, frozen=False) if model else new_model(tokenizer, config)
     work = out.parent / f".{out.name}.partial"
     _open_work(work, identity)
     learning_rate = config.learning_rate or (2e-5 if model else 3e-3)

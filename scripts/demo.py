@@ -44,14 +44,20 @@ def main() -> None:
             measure(options, root, engine.url)
             with served(root, engine.url) as url:
                 ask(url, root, family, first_prompts(options.prompts))
-        show_scores(options, root, family)
+        scored = show_scores(options, root, family)
     except (subprocess.CalledProcessError, MopoError) as error:
         sys.exit(f"demo: {error}")
     print(f"\nDone in {time.monotonic() - started:.0f} s. Where to look next:")
-    print(f"  {BIN_SHOWN}mopo-dashboard {root}                         compare policies, move the floors")
-    print(f"  {BIN_SHOWN}mopo-serve run {root}                         the endpoint, for any OpenAI client")
-    print(f"  {BIN_SHOWN}mopo-serve resolve {root} --floor safety=0.8  which policy a floor gets, and why")
-    print(f"  {options.out / 'plan' / 'plan.html'}   the front that was predicted before training")
+    places = [
+        (f"{BIN_SHOWN}mopo-dashboard {root}", "compare policies, move the floors"),
+        (f"{BIN_SHOWN}mopo-serve run {root}", "the endpoint, for any OpenAI client"),
+        (f"{options.out / 'plan' / 'plan.html'}", "the front that was predicted before training"),
+    ]
+    if scored:
+        floor = f"{family.objectives[-1]}=0.6"
+        places.append((f"{BIN_SHOWN}mopo-serve resolve {root} --floor {floor}", "which policy a floor gets, and why"))
+    for place, purpose in places:
+        print(f"  {place:<68}  {purpose}")
 
 
 BIN_SHOWN = f"{BIN.relative_to(Path.cwd())}/" if BIN.is_relative_to(Path.cwd()) else ""
@@ -212,12 +218,12 @@ def why(url: str, model: str) -> str:
     return f" (floors: {floors or 'none'}): {found['reason']}"
 
 
-def show_scores(options: argparse.Namespace, root: Path, family: PolicyFamily) -> None:
-    """A table of the measured scores and, on the sandbox, the best that the true front allows beside them."""
+def show_scores(options: argparse.Namespace, root: Path, family: PolicyFamily) -> bool:
+    """A table of the measured scores and, on the sandbox, the best that the true front allows; False without scores."""
     cards = read_scorecards(root, family)
     if not cards:
         print("\nNo judge was given (JUDGES=judges.yaml), so there are answers but no scores.")
-        return
+        return False
     true_front = options.out / "data" / "front.json"
     points = json.loads(true_front.read_text(encoding="utf-8"))["points"] if true_front.exists() else []
     rows = []
@@ -232,6 +238,7 @@ def show_scores(options: argparse.Namespace, root: Path, family: PolicyFamily) -
     if points:
         print("True front: the greatest exact score on the primary among its points that are at least as good as the")
         print("policy's mean on every other objective ('beyond' where the policy measured above all of them).")
+    return True
 
 
 def cell(score: Estimate) -> str:

@@ -68,8 +68,10 @@ def load_tokenizer(model: str, *, add_template: bool = True) -> PreTrainedTokeni
     return tokenizer
 
 
-def load_model(model: str) -> PreTrainedModel:
-    """``model`` for training: float32 on a CPU, bfloat16 weights where CUDA supports them.
+def load_model(model: str, *, frozen: bool = True) -> PreTrainedModel:
+    """``model`` for training: float32, or bfloat16 where CUDA supports it and the weights are ``frozen``.
+
+    Steps of full fine-tuning are smaller than bfloat16 resolves: weights that are trained themselves stay float32.
 
     Raises ModelError, also for weights that leave a part of the model at random and for a model that is not causal.
     """
@@ -78,7 +80,7 @@ def load_model(model: str) -> PreTrainedModel:
         raise ModelError(f"'{model}' is a {given[0]}, not a model that writes text from left to right; give one.")
     source = find_model(model) or model
     hide_file_progress()
-    half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    half = frozen and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     load: Any = AutoModelForCausalLM.from_pretrained
     try:
         loaded, report = load(source, dtype=torch.bfloat16 if half else torch.float32, output_loading_info=True)
