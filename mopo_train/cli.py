@@ -43,6 +43,30 @@ def split(
 
 @main.command()
 @click.argument("sources", metavar="DATA...", nargs=-1, required=True)
+@click.option("--objective", "objectives", multiple=True, help="Name of labels that have none, or those to keep.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def check(sources: tuple[str, ...], objectives: tuple[str, ...], as_json: bool) -> None:
+    """Say what DATA hold and what they cannot support: labels, agreement, conflicts, biases, repetitions, cycles.
+
+    Problems are findings, not errors: the exit status is 0. Shares are given with 99 % Wilson intervals.
+    """
+    from mopo_train.check.report import check as check_data
+    from mopo_train.check.report import check_tables
+    from mopo_train.preferences import read_preferences
+
+    document = check_data(read_preferences(sources, objectives=objectives, at_least=1))
+    if as_json:
+        print_json(document)
+        return
+    for title, columns, rows in check_tables(document):
+        print_table(columns, rows, title=title)
+    for problem in document["problems"]:
+        click.echo(f"- {problem['kind']}: {problem['message']}")
+    click.echo(document["verdict"])
+
+
+@main.command()
+@click.argument("sources", metavar="DATA...", nargs=-1, required=True)
 @click.option("--model", required=True, help="Directory or hub name to begin with; 'scratch' makes a small Llama.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory for model and tokenizer.")
 @click.option("--steps", default=400, show_default=True, type=click.IntRange(min=1))
