@@ -27,7 +27,7 @@ from mopo_train.dual import Solution, solve
 from mopo_train.family import parse_floors
 from mopo_train.policy.adapter import AdapterTask, StepKind, make_target, new_adapter, train_adapter, unwrap
 from mopo_train.policy.batches import make_units, plan_steps
-from mopo_train.policy.corpus import encode_corpus, reference_log_probabilities
+from mopo_train.policy.corpus import corpus_log_probabilities, encode_corpus
 from mopo_train.policy.loop import LoopSettings
 from mopo_train.policy.models import fingerprint, load_model, load_tokenizer
 from mopo_train.policy.tokens import collate, encode_prompts, encode_responses, join, response_log_probabilities
@@ -107,7 +107,9 @@ def main(sandbox: Path, floors: tuple[str, ...], tau: float, seed: int, samples:
     work = Path(tempfile.mkdtemp())
     base: Any = load_model(str(sandbox / "base"))
     everything = range(len(corpus.rows))
-    reference = reference_log_probabilities(base, corpus, everything, work, fingerprint(str(sandbox / "base")))
+    reference = corpus_log_probabilities(
+        base, corpus, everything, work, fingerprint(str(sandbox / "base")), title="reference"
+    )
     asked_often = prompts * samples
     before = judged(asked_often, answer(base, tokenizer, asked_often, seed))
     rows = [_row(("reference", "", "", "", "", ""), None, before, before, exact=front, cost=(0.0, 0.0))]

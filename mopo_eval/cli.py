@@ -84,6 +84,37 @@ def judge(file: Path, name: str, as_json: bool) -> None:
     print_table(["row", "judge score", "label", "evidence"], rows, title=name)
 
 
+@main.command()
+@click.argument("root", metavar="FAMILY", type=PATH)
+@click.argument("sources", metavar="DATA...", nargs=-1, required=True)
+@click.option("--objective", "objectives", multiple=True, help="Name of labels that have none, or those to keep.")
+@click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), default=0.95, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def pairs(root: Path, sources: tuple[str, ...], objectives: tuple[str, ...], confidence: float, as_json: bool) -> None:
+    """Share of DATA's labelled pairs that log [policy / reference] ranks as the label does.
+
+    0.5 is chance. Give held-out pairs, as in heldout.jsonl of mopo-train split. Intervals are clustered by prompt.
+    """
+    from mopo_eval.pairs import measure_pairs
+    from mopo_train.preferences import read_preferences
+
+    family = read_family(root)
+    data = read_preferences(sources, objectives=objectives, at_least=1)
+    for note in data.notes():
+        say(note)
+    found = measure_pairs(root, family, data, confidence)
+    if as_json:
+        shown = {policy: {name: score._asdict() for name, score in scores.items()} for policy, scores in found.items()}
+        print_json(shown)
+        return
+    columns = ["policy", *(f"{name} (n = {score.n})" for name, score in next(iter(found.values()), {}).items())]
+    rows = [
+        [policy, *(f"{score.accuracy:.3f} [{score.low:.3f}, {score.high:.3f}]" for score in scores.values())]
+        for policy, scores in found.items()
+    ]
+    print_table(columns, rows, title=f"pairs ranked as labelled: share [{confidence:.0%} interval]; 0.5 is chance")
+
+
 def _plan(family: PolicyFamily, options: dict[str, Any]) -> "Plan":
     """What the options of ``run`` ask for, with the files beside the training data where none are named."""
     from mopo_eval.answers import Sampling

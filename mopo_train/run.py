@@ -41,7 +41,7 @@ from mopo_train.policy.adapter import (
     unwrap,
 )
 from mopo_train.policy.batches import Planned, make_units, plan_steps
-from mopo_train.policy.corpus import Corpus, encode_corpus, reference_log_probabilities
+from mopo_train.policy.corpus import Corpus, corpus_log_probabilities, encode_corpus
 from mopo_train.policy.loop import LoopSettings
 from mopo_train.policy.models import context_length, find_model, fingerprint, load_model, load_tokenizer
 from mopo_train.policy.workspace import (
@@ -157,7 +157,9 @@ def run_family(
     workspace = open_workspace(out, model)
     write_plan(out, document)
     needed = np.unique(np.concatenate([step.responses for plan in plans for step in plan])).tolist()
-    reference = reference_log_probabilities(base, corpus, needed, workspace.work, record.model_fingerprint)
+    reference = corpus_log_probabilities(
+        base, corpus, needed, workspace.work, record.model_fingerprint, title=REFERENCE
+    )
     training = _Training(config, workspace, rates, corpus, reference, plans, checkpoint_seconds)
     _train_all(training, base, points)
     family = _describe(config, workspace, data, points)

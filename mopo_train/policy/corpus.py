@@ -1,4 +1,4 @@
-"""The prompts and responses of preference data as tokens, and the reference's log-probability of each response."""
+"""The prompts and responses of preference data as tokens, and a model's log-probability of each response."""
 
 import hashlib
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from mopo_train.preferences import PreferenceData
 from mopo_train.winrates import FloatArray, IntArray
 
 SCORED_TOGETHER = 32
-"""Responses in a batch of the reference's pass, which keeps no gradients."""
+"""Responses in a batch of a pass that keeps no gradients."""
 
 
 class Corpus(NamedTuple):
@@ -34,7 +34,7 @@ class Corpus(NamedTuple):
     lengths: IntArray
     """(Y,) tokens of both."""
     digest: str
-    """Of all tokens: what the reference's log-probabilities depend on besides the model."""
+    """Of all tokens: what log-probabilities depend on besides the model."""
 
 
 def encode_corpus(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, limit: int) -> Corpus:
@@ -55,16 +55,16 @@ def encode_corpus(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, limi
     return Corpus(rows, np.array([row.length for row in rows], dtype=np.int64), digest.hexdigest())
 
 
-def reference_log_probabilities(
-    model: PreTrainedModel, corpus: Corpus, needed: Sequence[int], directory: Path, key: str
+def corpus_log_probabilities(
+    model: PreTrainedModel, corpus: Corpus, needed: Sequence[int], directory: Path, key: str, *, title: str
 ) -> FloatArray:
-    """(Y,) log pi_ref(y | x) in nats of the responses ``needed``; NaN for those that nobody asked for yet.
+    """(Y,) log pi(y | x) in nats of the responses ``needed``; NaN for those that nobody asked for yet.
 
     Kept in ``directory`` under the digest of the tokens and ``key`` (the model's fingerprint): computed once for all
     policies of a family, and again only for responses that are new.
     """
     name = hashlib.sha256(f"{key} {corpus.digest}".encode()).hexdigest()[:16]
-    path = directory / f"reference-{name}.npy"
+    path = directory / f"log-probabilities-{name}.npy"
     known: FloatArray = np.load(path) if path.is_file() else np.full(len(corpus.rows), np.nan)
     missing = [index for index in needed if np.isnan(known[index])]
     if not missing:
@@ -72,7 +72,7 @@ def reference_log_probabilities(
     missing.sort(key=lambda index: int(corpus.lengths[index]))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).eval()  # type: ignore[arg-type]
-    with progress("reference log-probabilities", len(missing)) as line, torch.no_grad():
+    with progress(f"{title} log-probabilities", len(missing)) as line, torch.no_grad():
         for begin in range(0, len(missing), SCORED_TOGETHER):
             indices = missing[begin : begin + SCORED_TOGETHER]
             batch = collate([corpus.rows[index] for index in indices])

@@ -129,10 +129,14 @@ def cannot_load(part: str, model: str, error: Exception) -> ModelError:
 def fingerprint(model: str) -> str:
     """What identifies the contents of ``model``: a digest of a directory's files, or the hub name and its commit."""
     path = find_model(model)
-    digest = hashlib.sha256()
     if path is None:
-        digest.update(f"{model}@{getattr(_load_config(model), '_commit_hash', None)}".encode())
-        return digest.hexdigest()
+        return hashlib.sha256(f"{model}@{getattr(_load_config(model), '_commit_hash', None)}".encode()).hexdigest()
+    return directory_digest(path)
+
+
+def directory_digest(path: Path) -> str:
+    """SHA-256 of the names and contents of the files in a directory of weights, in hexadecimal."""
+    digest = hashlib.sha256()
     for file in sorted(file for file in path.iterdir() if file.is_file()):
         digest.update(file.name.encode())
         with file.open("rb") as opened:

@@ -165,7 +165,7 @@ def _clear_work(root: Path) -> None:
     for path in (root / WORK).glob("*"):
         if path.is_dir():
             shutil.rmtree(path)
-        elif not path.name.startswith("reference-"):
+        elif not path.name.startswith("log-probabilities-"):
             path.unlink()
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mopo_train.family import read_family
-from mopo_train.policy.corpus import encode_corpus, reference_log_probabilities
+from mopo_train.policy.corpus import corpus_log_probabilities, encode_corpus
 from mopo_train.policy.models import load_model, load_tokenizer
 from mopo_train.preferences import read_preferences
 from mopo_train.reference import Example, ReferenceConfig, fit_reference
@@ -43,11 +43,11 @@ def test_log_probabilities_agree_with_the_processor(data: Path, model: str, tmp_
     read = read_preferences([data])
     corpus = encode_corpus(read, load_tokenizer(model), 64)
     every = list(range(len(corpus.rows)))
-    on_gpu = reference_log_probabilities(load_model(model), corpus, every, tmp_path / "gpu", "key")
+    on_gpu = corpus_log_probabilities(load_model(model), corpus, every, tmp_path / "gpu", "key", title="gpu")
     network = load_model(model, frozen=False)  # float32
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)
-        on_cpu = reference_log_probabilities(network, corpus, every, tmp_path / "cpu", "key")
+        on_cpu = corpus_log_probabilities(network, corpus, every, tmp_path / "cpu", "key", title="cpu")
     assert np.isfinite(on_gpu).all()
     assert on_gpu == pytest.approx(on_cpu, rel=0.03, abs=0.15)  # bfloat16 has 8 bits of precision
 

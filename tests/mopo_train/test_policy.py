@@ -15,7 +15,7 @@ from mopo_train.console import ProgressLine
 from mopo_train.dual import tilt
 from mopo_train.policy.adapter import AdapterTask, StepKind, make_target, new_adapter, train_adapter
 from mopo_train.policy.batches import make_units, plan_steps
-from mopo_train.policy.corpus import Corpus, reference_log_probabilities
+from mopo_train.policy.corpus import Corpus, corpus_log_probabilities
 from mopo_train.policy.estimates import Estimates
 from mopo_train.policy.loop import LoopSettings, last_checkpoint
 from mopo_train.policy.tokens import Encoded, collate, response_log_probabilities
@@ -56,17 +56,17 @@ def test_response_log_probabilities_equal_those_of_each_response_alone() -> None
 def test_reference_log_probabilities_are_computed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny_llama()
     corpus = Corpus(ROWS, np.array([row.length for row in ROWS]), "digest")
-    some = reference_log_probabilities(model, corpus, [0, 2], tmp_path, "model")
+    some = corpus_log_probabilities(model, corpus, [0, 2], tmp_path, "model", title="reference")
     assert np.isnan(some).tolist() == [False, True, False]
-    every = reference_log_probabilities(model, corpus, [0, 1, 2], tmp_path, "model")
+    every = corpus_log_probabilities(model, corpus, [0, 1, 2], tmp_path, "model", title="reference")
     assert every[[0, 2]].tolist() == some[[0, 2]].tolist()
     capsys.readouterr()
     with torch.no_grad():
         model.model.norm.weight.mul_(2)  # would change them if they were computed again
-    again = reference_log_probabilities(model, corpus, [0, 1, 2], tmp_path, "model")
+    again = corpus_log_probabilities(model, corpus, [0, 1, 2], tmp_path, "model", title="reference")
     assert again.tolist() == every.tolist()
     assert capsys.readouterr().err == ""
-    other = reference_log_probabilities(model, corpus, [0, 1, 2], tmp_path, "another model")
+    other = corpus_log_probabilities(model, corpus, [0, 1, 2], tmp_path, "another model", title="reference")
     assert other.tolist() != every.tolist()
 
 
@@ -133,7 +133,7 @@ def test_an_adapter_learns_the_ratio_of_a_language_model(kind: StepKind, tmp_pat
     """On every response of the data, the policy's share relative to the reference's becomes rho."""
     rates, corpus = small_world()
     model = tiny_llama()
-    reference = reference_log_probabilities(model, corpus, range(12), tmp_path, "")
+    reference = corpus_log_probabilities(model, corpus, range(12), tmp_path, "", title="reference")
     for x in range(4):  # the data's responses stand for pi_ref and count alike: make the reference agree
         reference[3 * x : 3 * x + 3] = reference[3 * x : 3 * x + 3].mean()
     point = tilt(rates, primary="help", multipliers={"safe": 0.5}, tau=0.3, epsilon=0)

@@ -1,0 +1,98 @@
+"""Accuracy on labelled pairs: by hand on given log-ratios, and of real adapters against transformers."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mopo_eval.cli import main
+from mopo_eval.intervals import clustered_rate, wilson
+from mopo_eval.pairs import pair_accuracies
+from mopo_train.family import read_family
+from mopo_train.preferences import read_preferences
+from tests.comparisons import row, write_rows
+
+
+def test_accuracy_counts_strict_labels_and_halves_ties(tmp_path: Path) -> None:
+    path = write_rows(
+        tmp_path / "pairs.jsonl",
+        [
+            row("Q1", "a", "b", {"helpfulness": 1, "safety": 0}),
+            row("Q1", "b", "c", {"helpfulness": 0.8, "safety": 0.5}),
+            row("Q2", "a", "b", {"helpfulness": 0}),
+        ],
+    )
+    data = read_preferences([path])
+    scores = {("Q1", "a"): 2.0, ("Q1", "b"): 1.0, ("Q1", "c"): 1.0, ("Q2", "a"): 3.0, ("Q2", "b"): 0.0}
+    ratio = np.array(
+        [
+            scores[data.messages(prompt)[0]["content"], data.response(index)]
+            for index, prompt in enumerate(data.response_prompt.tolist())
+        ]
+    )
+    found = pair_accuracies(data, ratio)
+    assert (found["helpfulness"].accuracy, found["helpfulness"].n) == (0.5, 3)  # right, tied, wrong
+    assert (found["safety"].accuracy, found["safety"].n) == (0, 1)
+    assert found["safety"].high > 0.5  # one pair says little
+
+
+def test_clusters_of_copies_are_worth_one_row() -> None:
+    right = np.array([1.0, 1, 0, 1, 0, 1, 1, 0, 1, 1])
+    alone = clustered_rate(right, np.arange(10), 0.95)
+    assert alone == pytest.approx(wilson(7, 10, 0.95))
+    copies = clustered_rate(np.repeat(right, 5), np.repeat(np.arange(10), 5), 0.95)
+    assert copies == pytest.approx(alone)
+    assert clustered_rate(np.ones(50), np.repeat(np.arange(10), 5), 0.95) == pytest.approx(wilson(10, 10, 0.95))
+
+
+def test_clustered_intervals_cover_the_truth() -> None:
+    random = np.random.default_rng(0)
+    covered = 0
+    for _ in range(600):
+        rate = np.repeat(random.beta(1.2, 0.8, size=60), 4)  # mean 0.6; rows of a prompt share its rate
+        low, high = clustered_rate((random.random(240) < rate).astype(float), np.repeat(np.arange(60), 4), 0.95)
+        covered += low <= 0.6 <= high
+    assert covered / 600 > 0.93
+
+
+def test_the_command_agrees_with_transformers(tiny_family: Path, tmp_path: Path) -> None:
+    rows = [row(f"Say {word}.", f"{word} then", f"no {word} at all", {"safety": 1}) for word in ("one", "two", "three")]
+    path = write_rows(tmp_path / "pairs.jsonl", rows)
+    root = shutil.copytree(tiny_family, tmp_path / "family")  # log-probabilities are kept there
+    result = CliRunner().invoke(main, ["pairs", str(root), str(path), "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    family = read_family(tiny_family)
+    assert list(found) == [policy.id for policy in family.policies if policy.adapter]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_family / "base")
+    for policy in family.policies[1:3]:
+        right = []
+        for item in rows:
+            sides = []
+            for text in (item["response_a"], item["response_b"]):
+                talk = [{"role": "user", "content": item["prompt"]}]
+                start = tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
+                prompt = tokenizer(start, add_special_tokens=False)["input_ids"]
+                answer = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+                sides.append(log_ratio(tiny_family, str(policy.adapter), prompt, answer))
+            right.append(sides[0] > sides[1])
+        assert found[policy.id]["safety"]["accuracy"] == pytest.approx(np.mean(right))
+        assert found[policy.id]["safety"]["n"] == 3
+
+
+@torch.no_grad()
+def log_ratio(root: Path, adapter: str, prompt: list[int], answer: list[int]) -> float:
+    """log [pi / pi_ref] of an answer, by models that are loaded for this alone."""
+    plain = AutoModelForCausalLM.from_pretrained(root / "base", dtype=torch.float32)
+    adapted = AutoModelForCausalLM.from_pretrained(root / "base", dtype=torch.float32)
+    totals = []
+    for model in (PeftModel.from_pretrained(adapted, str(root / adapter)), plain):
+        logs = torch.log_softmax(model(input_ids=torch.tensor([prompt + answer])).logits[0], dim=-1)
+        totals.append(sum(float(logs[len(prompt) - 1 + at, token]) for at, token in enumerate(answer)))
+    return totals[0] - totals[1]
