@@ -52,8 +52,7 @@ def betting_low(values: FloatArray, alpha: float) -> float:
 
     Raises ValueError for no values, or values outside [0, 1].
     """
-    if len(values) == 0 or not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("betting needs one value or more, all in [0, 1]")
+    _check(values)
     ordered = np.sort(values)  # sums are rounded alike, whatever the order
     goal = math.log(1 / alpha)
     low, high = 0.0, float(ordered.mean())
@@ -61,11 +60,39 @@ def betting_low(values: FloatArray, alpha: float) -> float:
         return 0.0
     for _ in range(HALVINGS):
         m = (low + high) / 2
-        ratios = STAKES * math.sqrt(2 * goal / len(ordered) * m / (1 - m))
-        at_risk = ratios / (1 + ratios)  # (stakes,), l m: the share of the capital that a 0 costs
-        capital = np.log1p(at_risk[:, None] * (ordered / m - 1)).sum(axis=1)  # (stakes,), in logarithms
-        if special.logsumexp(capital, b=WEIGHTS) >= goal:
+        if _log_capital(ordered, m, goal) >= goal:
             low = m
         else:
             high = m
     return low
+
+
+def p_value(values: FloatArray, floor: float, alpha: float, *, binary: bool) -> float:
+    """Of the hypothesis that the true mean of ``values`` (prompts,) is below ``floor``; small refutes it.
+
+    At most ``alpha`` exactly where ``lower_bound`` at ``alpha`` clears the floor. The binomial test's where values can
+    only be 0 or 1, otherwise 1 over the capital of bets whose stakes suit ``alpha`` (Ville's inequality): valid at
+    every level, strongest at that one. Raises ValueError as the bounds do.
+    """
+    if floor <= 0:
+        return 0.0
+    if binary:
+        passed = int(np.count_nonzero(values == 1))
+        return 1.0 if passed == 0 else float(special.betainc(passed, len(values) - passed + 1, floor))
+    _check(values)
+    if floor >= 1:
+        return 1.0
+    return min(1.0, math.exp(-_log_capital(np.sort(values), floor, math.log(1 / alpha))))
+
+
+def _check(values: FloatArray) -> None:
+    if len(values) == 0 or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("betting needs one value or more, all in [0, 1]")
+
+
+def _log_capital(ordered: FloatArray, m: float, goal: float) -> float:
+    """Logarithm of what the mixture of ``STAKES`` against the mean ``m``, in (0, 1), has won; ``goal``: the target."""
+    ratios = STAKES * math.sqrt(2 * goal / len(ordered) * m / (1 - m))
+    at_risk = ratios / (1 + ratios)  # (stakes,), l m: the share of the capital that a 0 costs
+    capital = np.log1p(at_risk[:, None] * (ordered / m - 1)).sum(axis=1)  # (stakes,), in logarithms
+    return float(special.logsumexp(capital, b=WEIGHTS))

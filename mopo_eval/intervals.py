@@ -1,28 +1,26 @@
-"""Two-sided intervals for one mean, from one value per prompt.
+"""Two-sided intervals for means of one value per prompt.
 
-Wilson's for values that are all 0 or 1, otherwise the bias-corrected accelerated bootstrap, and a betting interval
-where the bootstrap cannot know anything: few prompts, or values that are nearly all the same. Bounds that must hold for
-every policy and objective at once are in ``bounds``.
+Wilson's for values that are all 0 or 1, otherwise the symmetric studentised bootstrap, and a betting interval where the
+bootstrap cannot know anything: few prompts, or values that are nearly all the same. The conservative ones (Clopper and
+Pearson, betting) never cover less often than they say, and are wider. Bounds that must hold for every policy and
+objective at once are in ``bounds``.
 """
 
 import math
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from mopo_eval.bounds import FloatArray, betting_low
+from mopo_eval.bootstrap import critical, resampled_shifts, standard_error, studentised
+from mopo_eval.bounds import FloatArray, betting_low, clopper_pearson_low
 
 IntArray = npt.NDArray[np.int64]
-RESAMPLES = 4000
 LEAST_FOR_BOOTSTRAP = 10
 """With fewer prompts the bootstrap's intervals are far too short."""
 LEAST_DIFFERENT = 5
 """Values that must differ from the commonest one: resampling cannot show what was hardly ever seen."""
-CELLS_AT_ONCE = 4_000_000
-"""Resampled values held in memory at a time."""
 
 
 class Interval(NamedTuple):
@@ -32,27 +30,61 @@ class Interval(NamedTuple):
     high: float
 
 
-def interval(values: FloatArray, confidence: float) -> Interval:
-    """Interval for the mean of ``values``, shape (prompts,), in [0, 1], one per prompt.
+def interval(values: FloatArray, confidence: float, *, conservative: bool = False) -> Interval:
+    """Interval for the mean of ``values``, shape (prompts,), in [0, 1], one per prompt. Raises as ``intervals``."""
+    return intervals(values[None], confidence, conservative=conservative)[0]
 
-    Raises ValueError for fewer than two values or values outside [0, 1].
+
+def intervals(values: FloatArray, confidence: float, *, conservative: bool = False) -> list[Interval]:
+    """Interval for the mean of each row of ``values``, shape (C, prompts), in [0, 1], one value per prompt.
+
+    Raises ValueError for fewer than two prompts or values outside [0, 1].
     """
-    if len(values) < 2 or not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(f"an interval needs two values or more, all in [0, 1]; got {len(values)}")
+    if values.shape[1] < 2 or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"an interval needs two values or more, all in [0, 1]; got {values.shape[1]}")
+    resampled = [row for row, each in enumerate(values) if not is_binary(each) and enough_for_bootstrap(each)]
+    reach = np.zeros(len(values))
+    if resampled and not conservative:
+        reach[resampled] = bootstrap_reach(values[resampled], confidence)
+    return [_interval(each, confidence, far, conservative) for each, far in zip(values, reach.tolist(), strict=True)]
+
+
+def _interval(values: FloatArray, confidence: float, reach: float, conservative: bool) -> Interval:
+    """That of one row; ``reach`` is 0 where the bootstrap has nothing to say."""
     if is_binary(values):
-        return wilson(int(values.sum()), len(values), confidence)
+        return (clopper_pearson if conservative else wilson)(int(values.sum()), len(values), confidence)
     mean = float(values.mean())
-    found = None
-    different = len(values) - np.unique(values, return_counts=True)[1].max()
-    if len(values) >= LEAST_FOR_BOOTSTRAP and different >= LEAST_DIFFERENT:
-        found = _bootstrap(values, confidence)
-    low, high = found or betting_interval(values, confidence)
+    if reach == 0 or not math.isfinite(reach):
+        low, high = betting_interval(values, confidence)
+    else:
+        low, high = mean - reach, mean + reach
     return Interval(max(0.0, min(low, mean)), min(1.0, max(high, mean)))
+
+
+def enough_for_bootstrap(values: FloatArray) -> bool:
+    """True if ``values`` (prompts,) are many and different enough for resamples to show their spread."""
+    different = len(values) - np.unique(values, return_counts=True)[1].max()
+    return bool(len(values) >= LEAST_FOR_BOOTSTRAP and different >= LEAST_DIFFERENT)
+
+
+def bootstrap_reach(values: FloatArray, confidence: float) -> FloatArray:
+    """(C,) how far the symmetric studentised bootstrap's interval reaches to both sides of the means of the rows."""
+    reach: FloatArray = critical(studentised(*resampled_shifts(values)), confidence) * standard_error(values)
+    return reach
 
 
 def is_binary(values: FloatArray) -> bool:
     """True if every value is 0 or 1."""
     return bool(((values == 0) | (values == 1)).all())
+
+
+def clopper_pearson(passed: int, n: int, confidence: float) -> Interval:
+    """The exact interval (Clopper and Pearson 1934): covers every rate at least as often as it says.
+
+    Raises ValueError unless 0 <= passed <= n and n >= 1.
+    """
+    alpha = (1 - confidence) / 2
+    return Interval(clopper_pearson_low(passed, n, alpha), 1 - clopper_pearson_low(n - passed, n, alpha))
 
 
 def wilson(passed: int, n: int, confidence: float) -> Interval:
@@ -94,22 +126,3 @@ def betting_interval(values: FloatArray, confidence: float) -> Interval:
     """Two betting bounds at half the error each: valid for every sample size, wide for few values."""
     alpha = (1 - confidence) / 2
     return Interval(betting_low(values, alpha), 1 - betting_low(1 - values, alpha))
-
-
-def _bootstrap(values: FloatArray, confidence: float) -> Interval | None:
-    """The BCa interval (Efron 1987) with a fixed seed; None where it is not defined or only a point."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # answered by None
-        warnings.simplefilter("ignore", RuntimeWarning)
-        found = stats.bootstrap(
-            (values,),
-            np.mean,
-            confidence_level=confidence,
-            n_resamples=RESAMPLES,
-            method="BCa",
-            batch=max(1, CELLS_AT_ONCE // len(values)),
-            rng=np.random.default_rng(0),
-        ).confidence_interval
-    if not (math.isfinite(found.low) and math.isfinite(found.high) and found.low < found.high):
-        return None
-    return Interval(float(found.low), float(found.high))

@@ -1,0 +1,69 @@
+"""Resampling prompts with replacement: one fixed set of resamples serves every policy and objective.
+
+That the same prompts are drawn for all of them keeps what they share, so that differences, fronts and hypervolumes of
+resampled means vary as those of new prompts would.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from mopo_eval.bounds import FloatArray
+
+RESAMPLES = 3999
+"""One less than a round number: the p-value (1 + count) / (1 + resamples) and the interval then agree exactly."""
+CELLS_AT_ONCE = 4_000_000
+"""Counts held in memory at a time."""
+TINY = 1e-12
+"""Spreads below this are rounding."""
+
+
+def draws(prompts: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[FloatArray]:
+    """How often each prompt is drawn, (some, prompts) at a time; a row sums to ``prompts``. The same for a seed."""
+    rng = np.random.default_rng(seed)
+    most = max(1, CELLS_AT_ONCE // prompts)
+    for begin in range(0, resamples, most):
+        rows = min(most, resamples - begin)
+        drawn = rng.integers(0, prompts, (rows, prompts)) + np.arange(rows)[:, None] * prompts
+        yield np.bincount(drawn.ravel(), minlength=rows * prompts).reshape(rows, prompts).astype(np.float64)
+
+
+def resampled_means(values: FloatArray, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
+    """(resamples, C) means of ``values`` (C, prompts) over each resample of the prompts."""
+    prompts = values.shape[1]
+    found: FloatArray = np.concatenate([counts @ values.T for counts in draws(prompts, resamples, seed)]) / prompts
+    return found
+
+
+def standard_error(values: FloatArray) -> FloatArray:
+    """(C,) of the means of ``values`` (C, prompts >= 2)."""
+    found: FloatArray = values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])
+    return found
+
+
+def resampled_shifts(values: FloatArray, resamples: int = RESAMPLES, seed: int = 0) -> tuple[FloatArray, FloatArray]:
+    """(resamples, C) resampled mean - mean, and its variance by the resample's own spread; ``values`` (C, prompts)."""
+    prompts = values.shape[1]
+    centred = (values - values.mean(axis=1, keepdims=True)).T  # (prompts, C)
+    sums = [(counts @ centred, counts @ centred**2) for counts in draws(prompts, resamples, seed)]
+    shift, square = (np.concatenate(parts) / prompts for parts in zip(*sums, strict=True))
+    return shift, np.maximum(square - shift**2, 0) / (prompts - 1)
+
+
+def studentised(shift: FloatArray, variance: FloatArray) -> FloatArray:
+    """|shift| over its standard error, of any shape: the statistic of the symmetric bootstrap-t.
+
+    Its two-sided error is O(1/n^2) (Hall, The Bootstrap and Edgeworth Expansion, 1992, section 3.6). Infinite where a
+    resample shows no spread but another mean, 0 where it shows neither.
+    """
+    size, spread = np.abs(shift), np.sqrt(variance)
+    found: FloatArray = np.divide(size, spread, out=np.where(size > TINY, np.inf, 0.0), where=spread > TINY)
+    return found
+
+
+def critical(deviation: FloatArray, confidence: float) -> FloatArray:
+    """Quantile of ``deviation`` (resamples, ...) along the resamples, the one that agrees with the p-value."""
+    rank = math.ceil((len(deviation) + 1) * confidence - 1e-9)
+    found: FloatArray = np.sort(deviation, axis=0)[rank - 1]
+    return found

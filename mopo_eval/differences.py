@@ -1,0 +1,110 @@
+"""How much two policies differ, on the same prompts or on different ones, and how many prompts would tell.
+
+A difference is ours minus theirs, of values in [0, 1], one per prompt. Interval and p-value come from one statistic,
+so that the interval excludes 0 exactly where the p-value is at most 1 - confidence.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from mopo_eval.bootstrap import RESAMPLES, TINY, critical, resampled_shifts, standard_error, studentised
+from mopo_eval.bounds import FloatArray, p_value
+from mopo_eval.intervals import betting_interval, enough_for_bootstrap
+
+
+class Difference(NamedTuple):
+    """Ours minus theirs, in [-1, 1]."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+    """Two-sided, of no difference; not corrected for other comparisons, see ``holm``."""
+    n: int
+    """Prompts; for different prompts, those of the smaller side."""
+
+
+def paired_difference(ours: FloatArray, theirs: FloatArray, confidence: float = 0.95) -> Difference:
+    """Of two policies on the same prompts, (prompts,) each: by the symmetric studentised bootstrap of the differences.
+
+    By betting where fewer than 10 prompts or fewer than 5 that differ are there. Raises ValueError for fewer than two
+    prompts, unequal numbers or values outside [0, 1].
+    """
+    _check(ours, theirs)
+    if len(ours) != len(theirs):
+        raise ValueError(f"paired values belong to the same prompts; got {len(ours)} and {len(theirs)}")
+    difference = ours - theirs
+    mean, n = float(difference.mean()), len(difference)
+    if not enough_for_bootstrap(difference):
+        alpha, halved = (1 - confidence) / 2, (difference + 1) / 2
+        low, high = betting_interval(halved, confidence)
+        refuted = min(p_value(side, 0.5, alpha, binary=False) for side in (halved, 1 - halved))
+        return Difference(mean, min(2 * low - 1, mean), max(2 * high - 1, mean), min(1.0, 2 * refuted), n)
+    error = float(standard_error(difference[None])[0])
+    return _studentised(mean, error, studentised(*resampled_shifts(difference[None]))[:, 0], confidence, n)
+
+
+def unpaired_difference(ours: FloatArray, theirs: FloatArray, confidence: float = 0.95) -> Difference:
+    """Of two policies on different prompts: by the symmetric studentised bootstrap of both (Welch's statistic).
+
+    With few prompts, or few that differ, each side gets a betting interval at half the error; the p-value is then
+    1 - confidence or 1. Raises ValueError for fewer than two prompts on a side or values outside [0, 1].
+    """
+    _check(ours, theirs)
+    mean, n = float(ours.mean() - theirs.mean()), min(len(ours), len(theirs))
+    if not (enough_for_bootstrap(ours) and enough_for_bootstrap(theirs)):
+        each = (1 + confidence) / 2
+        a, b = betting_interval(ours, each), betting_interval(theirs, each)
+        low, high = min(a.low - b.high, mean), max(a.high - b.low, mean)
+        return Difference(mean, low, high, 1 - confidence if low > 0 or high < 0 else 1.0, n)
+    sides = [resampled_shifts(side[None], seed=seed) for seed, side in enumerate((ours, theirs))]
+    shift, variance = sides[0][0] - sides[1][0], sides[0][1] + sides[1][1]
+    error = math.hypot(*(float(standard_error(side[None])[0]) for side in (ours, theirs)))
+    return _studentised(mean, error, studentised(shift, variance)[:, 0], confidence, n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values, adjusted for there being several (S. Holm, Scandinavian Journal of Statistics 6, 1979).
+
+    Those at most alpha are all true differences with probability at least 1 - alpha, however they depend on each other.
+    """
+    adjusted = [0.0] * len(p_values)
+    least = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = least
+    return adjusted
+
+
+def prompts_to_separate(
+    ours: FloatArray, theirs: FloatArray, *, power: float = 0.8, confidence: float = 0.95
+) -> int | None:
+    """Shared prompts at which a difference as large and as variable as the one seen would show with chance ``power``.
+
+    From the normal approximation, ((z_{(1 + confidence)/2} + z_power) s / mean)^2; None where no difference was seen.
+    A guess as good as the difference that it starts from. Raises ValueError as ``paired_difference`` does.
+    """
+    _check(ours, theirs)
+    difference = ours - theirs
+    mean, spread = abs(float(difference.mean())), float(difference.std(ddof=1))
+    if mean < TINY:
+        return None
+    z = float(stats.norm.ppf((1 + confidence) / 2) + stats.norm.ppf(power))
+    return max(2, math.ceil((z * spread / mean) ** 2))
+
+
+def _studentised(mean: float, error: float, deviation: FloatArray, confidence: float, n: int) -> Difference:
+    """From |t| of the resamples, (resamples,)."""
+    reach = float(critical(deviation, confidence)) * error
+    beyond = int(np.count_nonzero(deviation >= abs(mean) / error - TINY))
+    return Difference(mean, max(-1.0, mean - reach), min(1.0, mean + reach), (1 + beyond) / (1 + RESAMPLES), n)
+
+
+def _check(*sides: FloatArray) -> None:
+    for values in sides:
+        if len(values) < 2 or not ((values >= 0) & (values <= 1)).all():
+            raise ValueError(f"a difference needs two prompts or more, all values in [0, 1]; got {len(values)}")
