@@ -40,6 +40,7 @@ def main() -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Answers per prompt.")
 @click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), default=0.95, show_default=True)
+@click.option("--conservative", is_flag=True, help="Wider intervals that never cover less often than they say.")
 @click.option("--concurrency", type=click.IntRange(min=1), default=32, show_default=True, help="Requests in flight.")
 @click.option("--allow-trained", is_flag=True, help="Measure even on prompts that the family was trained on.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -138,6 +139,7 @@ def _plan(family: PolicyFamily, options: dict[str, Any]) -> "Plan":
         prompts_from=str(prompts),
         engine=EngineChoice(options["engine"], options["concurrency"]),
         confidence=options["confidence"],
+        conservative=options["conservative"],
         allow_trained=options["allow_trained"],
     )
 
@@ -167,9 +169,11 @@ def _print(measurement: "Measurement") -> None:
             f"{score.mean:.3f} [{score.low:.3f}, {score.high:.3f}] {score.certified_low:.3f}"
             for score in card.objectives.values()
         ]
-        rows.append([card.policy, *scores, "yes" if card.policy in summary.front else "dominated"])
+        on_front = "yes" if card.policy in summary.front else "dominated"
+        rows.append([card.policy, *scores, f"{on_front} ({summary.front_probability[card.policy]:.2f})"])
     title = f"Judge scores: mean [{summary.confidence:.0%} interval] certified low, {summary.prompts} prompts"
-    print_table(["policy", *summary.judges, "front"], rows, title=title)
+    print_table(["policy", *summary.judges, "front (probability)"], rows, title=title)
     point = ", ".join(f"{name} {value:g}" for name, value in summary.hypervolume.reference_point.items())
-    click.echo(f"hypervolume {summary.hypervolume.value:.4f} (judge scores; reference point {point})")
+    volume = summary.hypervolume
+    click.echo(f"hypervolume {volume.value:.4f} [{volume.low:.4f}, {volume.high:.4f}] (share; reference point {point})")
     click.echo(told)

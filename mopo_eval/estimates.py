@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mopo_eval.bounds import lower_bound
-from mopo_eval.intervals import interval, is_binary
+from mopo_eval.intervals import intervals, is_binary
 from mopo_eval.scorecards import Estimate, ObjectiveScore, Scorecard
 from mopo_train.family import REFERENCE
 
@@ -45,7 +45,9 @@ def bounds_certified(policies: int, objectives: int) -> int:
     return (2 * policies - 1) * objectives
 
 
-def make_scorecards(table: ScoreTable, judges: Mapping[str, str], *, run: str, confidence: float) -> list[Scorecard]:
+def make_scorecards(
+    table: ScoreTable, judges: Mapping[str, str], *, run: str, confidence: float, conservative: bool = False
+) -> list[Scorecard]:
     """The scorecard of every policy; ``judges`` names the judge of each objective.
 
     All ``certified_low`` together hold with probability ``confidence`` (Bonferroni over ``bounds_certified``).
@@ -53,28 +55,41 @@ def make_scorecards(table: ScoreTable, judges: Mapping[str, str], *, run: str, c
     """
     alpha = (1 - confidence) / bounds_certified(len(table.policies), len(table.objectives))
     values, wins = table.values, table.wins
-    n = values.shape[2]
+    policies, objectives, n = values.shape
+    scores = _estimates(values, confidence, alpha, [is_binary(values[:, k]) for k in range(objectives)], conservative)
+    only_wins = [_only_wins(table, wins, k) for k in range(objectives)]
+    win_rates = _estimates(wins, confidence, alpha, only_wins, conservative)
     known = Estimate(mean=0.5, low=0.5, high=0.5, certified_low=0.5, n=n)
     cards = []
     for p, policy in enumerate(table.policies):
-        scores = {}
+        found = {}
         for k, objective in enumerate(table.objectives):
-            # Whether values can be other than 0 and 1 is asked of all policies: one policy's few values may hide it.
-            score = estimate(values[p, k], confidence, alpha, binary=is_binary(values[:, k]))
-            win_rate = known
-            if policy != REFERENCE:
-                win_rate = estimate(wins[p, k], confidence, alpha, binary=_only_wins(table, wins, k))
-            scores[objective] = ObjectiveScore(**score.model_dump(), judge=judges[objective], win_rate=win_rate)
-        cards.append(Scorecard(policy=policy, run=run, confidence=confidence, objectives=scores))
+            rate = known if policy == REFERENCE else win_rates[p][k]
+            found[objective] = ObjectiveScore(**scores[p][k].model_dump(), judge=judges[objective], win_rate=rate)
+        cards.append(Scorecard(policy=policy, run=run, confidence=confidence, objectives=found))
     return cards
 
 
-def estimate(values: FloatArray, confidence: float, alpha: float, *, binary: bool) -> Estimate:
-    """Mean of ``values`` (prompts,), two-sided interval at ``confidence``, one-sided lower bound at level ``alpha``."""
-    low, high = interval(values, confidence)
-    mean = float(values.mean())
-    certified = min(mean, lower_bound(values, alpha, binary=binary))
-    return Estimate(mean=mean, low=low, high=high, certified_low=certified, n=len(values))
+def _estimates(
+    values: FloatArray, confidence: float, alpha: float, binary: Sequence[bool], conservative: bool
+) -> list[list[Estimate]]:
+    """(P, K) of ``values`` (P, K, N): mean, two-sided interval at ``confidence``, one-sided bound at level ``alpha``.
+
+    ``binary``, (K,): whether values can only be 0 and 1. Asked of all policies: one policy's few values may hide it.
+    """
+    policies, objectives, n = values.shape
+    ends = intervals(values.reshape(-1, n), confidence, conservative=conservative)
+    found = []
+    for p in range(policies):
+        row = []
+        for k in range(objectives):
+            low, high = ends[p * objectives + k]
+            certified = lower_bound(values[p, k], alpha, binary=binary[k])
+            # What the stricter bound rules out, the interval need not hold: with few skewed values it may reach lower.
+            mean = float(values[p, k].mean())
+            row.append(Estimate(mean=mean, low=max(low, certified), high=high, certified_low=certified, n=n))
+        found.append(row)
+    return found
 
 
 def _only_wins(table: ScoreTable, wins: FloatArray, k: int) -> bool:

@@ -32,7 +32,11 @@ class Hypervolume(_Model):
     """How much of the objectives' space the family covers, in judge scores."""
 
     value: float
+    """Share of the box from ``reference_point`` to 1 in every objective that some policy's means reach."""
     reference_point: dict[ObjectiveName, float]
+    low: float = 0.0
+    """Percentile bootstrap over prompts, at the run's confidence."""
+    high: float = 1.0
 
 
 class CategoryMean(_Model):
@@ -60,8 +64,12 @@ class RunSummary(_Model):
     """Empty where only answers were collected; there are no scorecards of such a run."""
     sampling: Sampling
     confidence: float
+    conservative: bool = False
+    """Intervals that cover at least as often as they say for every sample size: Clopper and Pearson's, and betting."""
     front: list[str]
     """Policies whose measured means no other policy dominates."""
+    front_probability: dict[str, float] = {}
+    """Per policy, the share of resamples of the prompts in which no other policy dominates it."""
     hypervolume: Hypervolume | None
     """None where nothing was judged."""
     answers: int = 0

@@ -1,9 +1,15 @@
-"""Which measured policies are on the front, and how much the family covers: larger is better, in judge scores."""
+"""Which measured policies are on the front, how surely, and how much the family covers; larger is better.
+
+In judge scores, whose range is [0, 1]: the best value is 1 for every objective, the reference point 0 unless given.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mopo_eval.scorecards import Scorecard
+
+if TYPE_CHECKING:
+    from mopo_eval.bounds import FloatArray
 
 
 class Front(NamedTuple):
@@ -12,8 +18,18 @@ class Front(NamedTuple):
     policies: list[str]
     """Ids, in the order of the family; policies with equal means do not dominate each other."""
     hypervolume: float
-    """Volume between ``reference_point`` and the front, in judge scores."""
+    """Volume between ``reference_point`` and the front, as a share of the box from there to 1 in every objective."""
     reference_point: dict[str, float]
+
+
+class ResampledFront(NamedTuple):
+    """What other prompts of the same kind might have shown."""
+
+    probability: list[float]
+    """(P,) share of resamples of the prompts in which a policy is on the front."""
+    low: float
+    """Lower end of the percentile interval of the hypervolume."""
+    high: float
 
 
 def measured_front(cards: Sequence[Scorecard], reference_point: Mapping[str, float] | None = None) -> Front:
@@ -31,6 +47,33 @@ def measured_front(cards: Sequence[Scorecard], reference_point: Mapping[str, flo
     point = {name: float((reference_point or {}).get(name, 0.0)) for name in shared}
     means = np.array([[card.objectives[name].mean for name in shared] for card in cards])  # (policies, objectives)
     best = moocore.is_nondominated(means, maximise=True, keep_weakly=True)
-    volume = moocore.hypervolume(means, ref=list(point.values()), maximise=True)
     on_front = [card.policy for card, kept in zip(cards, best, strict=True) if kept]
-    return Front(on_front, float(volume), point)
+    return Front(on_front, covered(means, list(point.values())), point)
+
+
+def covered(means: "FloatArray", reference_point: Sequence[float]) -> float:
+    """Hypervolume of ``means`` (P, K), as a share of the box from ``reference_point`` (K,), each below 1, to 1."""
+    import moocore
+    import numpy as np
+
+    box = float(np.prod(1 - np.asarray(reference_point, dtype=np.float64)))
+    if box <= 0:
+        raise ValueError(f"a reference point must be below 1 in every objective; got {list(reference_point)}")
+    return float(moocore.hypervolume(means, ref=list(reference_point), maximise=True)) / box
+
+
+def resampled_front(values: "FloatArray", reference_point: Sequence[float], confidence: float) -> ResampledFront:
+    """Bootstrap over the prompts, the same for all policies, of ``values`` (P policies, K objectives, N prompts)."""
+    import moocore
+    import numpy as np
+
+    from mopo_eval.bootstrap import resampled_means
+
+    policies, objectives, prompts = values.shape
+    means = resampled_means(values.reshape(-1, prompts)).reshape(-1, policies, objectives)
+    means = means.round(12)  # sums of equal scores may be rounded differently, and would dominate each other
+    on_front = np.mean([moocore.is_nondominated(each, maximise=True, keep_weakly=True) for each in means], axis=0)
+    low, high = np.quantile(
+        [covered(each, reference_point) for each in means], [(1 - confidence) / 2, (1 + confidence) / 2]
+    )
+    return ResampledFront(on_front.tolist(), float(low), float(high))

@@ -28,7 +28,7 @@ from mopo_eval.evaluation import (
     write_summary,
     write_tables,
 )
-from mopo_eval.front import measured_front
+from mopo_eval.front import measured_front, resampled_front
 from mopo_eval.judges import Judge
 from mopo_eval.profiles import write_profiles
 from mopo_eval.prompts import EvaluationPrompt, check_unseen, trained_prompts
@@ -51,6 +51,8 @@ class Plan:
     """File that the prompts were read from, for the record."""
     engine: EngineChoice = EngineChoice()
     confidence: float = 0.95
+    conservative: bool = False
+    """Intervals that never cover less often than they say, and are wider."""
     allow_trained: bool = False
     """Measure even on prompts that the family was trained on."""
 
@@ -77,9 +79,16 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
     judgements = _judge(answers, plan)
     policies = [policy.id for policy in family.policies]
     scores = _score_table(judgements, policies, plan)
-    cards = make_scorecards(scores, judges, run=run, confidence=plan.confidence) if judges else []
-    front = measured_front(cards) if cards else None
-    volume = Hypervolume(value=front.hypervolume, reference_point=front.reference_point) if front else None
+    cards: list[Scorecard] = []
+    front, volume, probability = None, None, {}
+    if judges:
+        cards = make_scorecards(scores, judges, run=run, confidence=plan.confidence, conservative=plan.conservative)
+        front = measured_front(cards)
+        likely = resampled_front(scores.values, list(front.reference_point.values()), plan.confidence)
+        probability = dict(zip(policies, likely.probability, strict=True))
+        volume = Hypervolume(
+            value=front.hypervolume, reference_point=front.reference_point, low=likely.low, high=likely.high
+        )
     summary = RunSummary(
         run=run,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -89,6 +98,8 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
         judges=judges,
         sampling=plan.sampling,
         confidence=plan.confidence,
+        conservative=plan.conservative,
+        front_probability=probability,
         front=front.policies if front else [],
         hypervolume=volume,
         answers=len(answers),

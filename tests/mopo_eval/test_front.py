@@ -3,8 +3,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
-from mopo_eval.front import measured_front
+from mopo_eval.front import covered, measured_front, resampled_front
 from mopo_eval.scorecards import ObjectiveScore, Scorecard
 from tests.families import OBJECTIVES, SCORES, estimate, scorecard
 
@@ -54,7 +55,7 @@ def test_equal_policies_are_both_on_the_front() -> None:
 def test_a_reference_point_cuts_the_volume_and_policies_below_it_add_none() -> None:
     cards = [card("p", {"a": 0.8, "b": 0.6}), card("q", {"a": 0.9, "b": 0.1})]
     front = measured_front(cards, {"a": 0.5, "b": 0.2})
-    assert front.hypervolume == pytest.approx(0.3 * 0.4)
+    assert front.hypervolume == pytest.approx(0.3 * 0.4 / (0.5 * 0.8))  # of the box from there to 1
     assert front.policies == ["p", "q"]
 
 
@@ -72,3 +73,31 @@ def test_only_objectives_that_every_policy_was_measured_on_count() -> None:
 def test_nothing_measured_has_no_front() -> None:
     with pytest.raises(ValueError, match="measure the policies first"):
         measured_front([])
+
+
+def test_a_reference_point_at_the_best_leaves_nothing_to_cover() -> None:
+    with pytest.raises(ValueError, match="below 1"):
+        covered(np.array([[0.5, 0.5]]), [0.0, 1.0])
+
+
+def test_being_best_is_as_probable_as_the_paired_difference_says() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.random(300) * 0.6
+    second = first + rng.normal(0.008, 0.1, 300)
+    front = resampled_front(np.stack([first, second])[:, None, :], [0.0], 0.95)
+    difference = second - first
+    expected = stats.norm.cdf(difference.mean() / (difference.std() / np.sqrt(300)))
+    assert front.probability == pytest.approx([1 - expected, expected], abs=0.02)
+
+
+def test_the_hypervolume_of_one_policy_and_objective_varies_as_its_mean() -> None:
+    values = np.random.default_rng(1).beta(2, 3, 200)
+    front = resampled_front(values[None, None], [0.0], 0.9)
+    peer = stats.bootstrap((values,), np.mean, confidence_level=0.9, method="percentile", rng=np.random.default_rng(2))
+    assert (front.low, front.high) == pytest.approx(tuple(peer.confidence_interval), abs=0.004)
+    assert front.probability == [1.0]
+
+
+def test_policies_with_equal_scores_are_always_on_the_front_together() -> None:
+    scores = np.random.default_rng(2).random((1, 3, 50)).repeat(2, axis=0)
+    assert resampled_front(scores, [0.0] * 3, 0.95).probability == [1.0, 1.0]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mopo_eval.intervals import betting_interval, interval, wilson
+from mopo_eval.intervals import betting_interval, clopper_pearson, interval, intervals, wilson
 
 
 def test_five_of_five_by_hand() -> None:
@@ -77,3 +77,28 @@ def test_an_interval_needs_two_values_in_the_unit_interval(values: list[float]) 
 def test_a_rate_needs_a_prompt() -> None:
     with pytest.raises(ValueError, match="score some first"):
         wilson(0, 0, 0.95)
+
+
+@pytest.mark.parametrize("passed", [0, 1, 17, 39, 40])
+def test_clopper_and_pearsons_interval_agrees_with_scipy(passed: int) -> None:
+    theirs = stats.binomtest(passed, 40).proportion_ci(0.9, method="exact")
+    assert clopper_pearson(passed, 40, 0.9) == pytest.approx((theirs.low, theirs.high))
+
+
+@pytest.mark.parametrize("n", [2, 30, 300])
+@pytest.mark.parametrize("rate", [0.005, 0.05, 0.5, 0.995])
+def test_the_conservative_interval_of_a_rate_covers_it_at_least_as_often_as_it_says(n: int, rate: float) -> None:
+    found = [interval(np.repeat([1.0, 0.0], [passed, n - passed]), 0.95, conservative=True) for passed in range(n + 1)]
+    covers = np.array([low <= rate <= high for low, high in found])
+    assert stats.binom.pmf(np.arange(n + 1), n, rate)[covers].sum() >= 0.95  # exact, no simulation
+
+
+def test_conservative_intervals_of_graded_scores_bet() -> None:
+    values = np.random.default_rng(0).beta(2, 5, 100)
+    assert interval(values, 0.9, conservative=True) == betting_interval(values, 0.9)
+
+
+def test_rows_get_the_intervals_that_they_would_get_alone() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.random(25), (rng.random(25) < 0.4).astype(float), np.full(25, 0.3), rng.beta(2, 5, 25)])
+    assert np.array(intervals(rows, 0.95)) == pytest.approx(np.array([interval(row, 0.95) for row in rows]))
