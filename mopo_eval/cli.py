@@ -11,11 +11,13 @@ import click
 
 from mopo_train import __version__
 from mopo_train.console import CommandGroup, print_json, print_table, say
-from mopo_train.family import PolicyFamily, read_family
+from mopo_train.errors import FamilyError, ProfileError
+from mopo_train.family import PolicyFamily, check_floors, parse_floors, read_family
 
 if TYPE_CHECKING:
     from mopo_eval.evaluation import RunSummary
     from mopo_eval.measure import Measurement, Plan
+    from mopo_eval.profiles import ThresholdProfile
 
 PATH = click.Path(path_type=Path)
 
@@ -86,6 +88,65 @@ def judge(file: Path, name: str, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("root", metavar="[FAMILY]", type=PATH, required=False)
+@click.option("--profile", "name", help="A profile of FAMILY/profiles.yaml.")
+@click.option("--profiles", "path", type=PATH, help="Another file of profiles.")
+@click.option(
+    "--floor",
+    "floors",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Instead of a profile: judge score, or NAME.win_rate.",
+)
+@click.option("--run", help="Name of the evaluation.  [default: the latest]")
+@click.option("--registered", metavar="WHERE", help="The floors were fixed before the evaluation, in this document.")
+@click.option("--out", type=PATH, help="[default: FAMILY/certificates/PROFILE.json]")
+@click.option(
+    "--verify", "check", type=PATH, metavar="FILE", help="Check this certificate, also against FAMILY if given."
+)
+@click.option("--json", "as_json", is_flag=True, help="The certificate, or what is wrong with it, on stdout.")
+def certify(root: Path | None, check: Path | None, as_json: bool, **options: Any) -> None:
+    """Certify which policies of FAMILY hold a profile's floors, in a JSON file that anybody can check.
+
+    Floors that stood in profiles.yaml before the evaluation are tested in a fixed sequence along the planned front,
+    with more power; others with the error shared among all bounds, as certified_low.
+    """
+    from mopo_eval.certification import Request, certify_family, write_certificate
+
+    if check is not None:
+        _verify(check, root, as_json)
+        return
+    if root is None:
+        raise click.UsageError("name a FAMILY to certify, or a certificate to check with --verify.")
+    name = options["name"]
+    if (name is None) == (not options["floors"]):
+        raise click.UsageError("give either --profile or --floor.")
+    family = read_family(root)
+    profile, organisation = _profile(root, family, name, options["path"], options["floors"])
+    request = Request(profile, name, organisation, options["run"], options["registered"])
+    made = certify_family(root, family, request)
+    target = options["out"] or root / "certificates" / f"{name or 'floors'}.json"
+    write_certificate(target, made)
+    if as_json:
+        click.echo(made.model_dump_json(indent=1))
+        return
+    rows = [
+        [
+            test.policy,
+            *(f"{floor.mean:.3f} (p {floor.p_value:.2g})" for floor in test.floors),
+            f"{test.primary_mean:.3f}",
+            "certified" if test.certified else "not shown",
+        ]
+        for test in made.policies
+    ]
+    columns = ["policy, in order", *(f"{floor} >= {value:g}" for floor, value in made.floors.items()), made.primary, ""]
+    print_table(columns, rows, title=f"{made.method} tests at level {made.level:.2g}; judge scores")
+    click.echo(
+        f"{made.statement}\nMethod: {made.method}; {made.registration}.\nServes: {made.serves or 'none'}. {target}"
+    )
+
+
+@main.command()
 @click.argument("root", metavar="FAMILY", type=PATH)
 @click.argument("sources", metavar="DATA...", nargs=-1, required=True)
 @click.option("--objective", "objectives", multiple=True, help="Name of labels that have none, or those to keep.")
@@ -114,6 +175,43 @@ def pairs(root: Path, sources: tuple[str, ...], objectives: tuple[str, ...], con
         for policy, scores in found.items()
     ]
     print_table(columns, rows, title=f"pairs ranked as labelled: share [{confidence:.0%} interval]; 0.5 is chance")
+
+
+def _verify(path: Path, root: Path | None, as_json: bool) -> None:
+    """Print what is wrong with the certificate at ``path``. Raises FamilyError if anything is."""
+    from mopo_eval.certification import read_certificate, verify
+
+    certificate = read_certificate(path)
+    wrong = verify(certificate, root, read_family(root) if root else None)
+    if as_json:
+        print_json({"valid": not wrong, "problems": wrong, "against_family": root is not None})
+    if wrong:
+        raise FamilyError(f"'{path}' does not hold: {'; '.join(wrong)}.")
+    if not as_json:
+        where = f"itself and the files of '{root}'" if root else "itself; name the FAMILY to compare it with its files"
+        click.echo(f"{certificate.statement}\nChecked against {where}.")
+
+
+def _profile(
+    root: Path, family: PolicyFamily, name: str | None, path: Path | None, floors: tuple[str, ...]
+) -> tuple["ThresholdProfile", dict[str, float]]:
+    """The profile that is asked for, and the organisation's floors."""
+    from mopo_eval.profiles import ProfileFile, ThresholdProfile, check_floor_names, read_profiles
+
+    place = path or root / "profiles.yaml"
+    known = ProfileFile()
+    if name is not None or place.exists() or path is not None:
+        known = read_profiles(place, family.objectives, [policy.id for policy in family.policies])
+    if name is None:
+        given = parse_floors(floors)
+        check_floor_names(given, set(family.objectives), where="--floor")
+        check_floors(
+            {objective.removesuffix(".win_rate"): value for objective, value in given.items()}, family.objectives
+        )
+        return ThresholdProfile(primary=family.primary, floors=given), known.organisation.floors
+    if name not in known.profiles:
+        raise ProfileError(f"no profile '{name}' in '{place}'; it has {', '.join(sorted(known.profiles)) or 'none'}.")
+    return known.profiles[name], known.organisation.floors
 
 
 def _plan(family: PolicyFamily, options: dict[str, Any]) -> "Plan":

@@ -33,6 +33,7 @@ from mopo_eval.judges import Judge
 from mopo_eval.profiles import write_profiles
 from mopo_eval.prompts import EvaluationPrompt, check_unseen, trained_prompts
 from mopo_eval.propose import COMMENT, propose_profiles
+from mopo_eval.registration import register
 from mopo_eval.scorecards import Scorecard, write_scorecards
 from mopo_train.console import say
 from mopo_train.errors import JudgeError
@@ -75,6 +76,7 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
     began = time.monotonic()
     judges = {objective: judge.name for objective, judge in plan.judges.items()}
     run = run_name(family, plan.prompts, plan.sampling, judges)
+    register(root, family, run, plan.prompts)
     answers, reused = _answers(root, family, plan, run)
     judgements = _judge(answers, plan)
     policies = [policy.id for policy in family.policies]

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from mopo_eval.bounds import betting_low, clopper_pearson_low, lower_bound
+from mopo_eval.bounds import betting_low, clopper_pearson_low, lower_bound, p_value
 
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 
@@ -116,3 +116,36 @@ def test_betting_refuses_values_that_no_bound_covers(values: list[float]) -> Non
 def test_more_passed_than_there_are_is_refused() -> None:
     with pytest.raises(ValueError, match="3 passed of 2"):
         clopper_pearson_low(3, 2, 0.05)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_p_value_is_at_most_alpha_exactly_where_the_bound_clears_the_floor(binary: bool) -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(40):
+        n, alpha = int(rng.integers(2, 120)), float(rng.choice([0.001, 0.05, 0.2]))
+        values = (rng.random(n) < 0.7).astype(float) if binary else rng.beta(4, 2, n)
+        bound = lower_bound(values, alpha, binary=binary)
+        assert p_value(values, bound + 1e-6, alpha, binary=binary) > alpha
+        assert p_value(values, bound - 1e-6, alpha, binary=binary) <= alpha * (1 + 1e-9)
+
+
+def test_the_p_value_of_a_rate_agrees_with_scipys_binomial_test() -> None:
+    for passed, floor in ((0, 0.4), (3, 0.05), (17, 0.4), (30, 0.9)):
+        values = np.repeat([1.0, 0.0], [passed, 30 - passed])
+        peer = stats.binomtest(passed, 30, floor, alternative="greater").pvalue
+        assert p_value(values, floor, 0.05, binary=True) == pytest.approx(peer)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_betting_p_values_below_any_level_are_no_more_frequent_than_it(name: str) -> None:
+    mean, draw = DISTRIBUTIONS[name]
+    rng, trials = np.random.default_rng(3), 400
+    found = np.array([p_value(draw(rng, 60), mean, 0.05, binary=False) for _ in range(trials)])
+    for level in (0.01, 0.05, 0.2):
+        assert (found <= level).mean() <= level + 3 * math.sqrt(level * (1 - level) / trials)
+
+
+def test_a_floor_of_nothing_is_certain_and_one_above_everything_hopeless() -> None:
+    values = np.array([0.5, 1.0, 0.7])
+    assert p_value(values, 0.0, 0.05, binary=False) == 0
+    assert p_value(values, 1.0, 0.05, binary=False) == 1

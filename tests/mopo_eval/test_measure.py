@@ -71,7 +71,8 @@ def test_every_policy_answers_every_prompt_and_every_answer_is_judged(root: Path
     judges = load_judges(JUDGES)
     for row in judged.itertuples():
         assert row.score == judges[str(row.objective)](str(row.prompt), str(row.response), where="here").score
-    assert {path.name for path in directory.iterdir()} == {"responses.parquet", "judgements.parquet", "run.json"}
+    kept = {"registration.json", "responses.parquet", "judgements.parquet", "run.json"}
+    assert {path.name for path in directory.iterdir()} == kept
 
 
 def test_scorecards_are_what_the_judgements_say(root: Path) -> None:

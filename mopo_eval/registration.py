@@ -1,0 +1,74 @@
+"""Floors that stood before anything was scored: what ``profiles.yaml`` said when a run began.
+
+Such floors may be tested with more power than floors that somebody chose after seeing scores (see ``certificate``).
+It guards against honest mistakes, not against somebody who edits files or looks at scores elsewhere.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mopo_eval.evaluation import read_summary
+from mopo_eval.profiles import ProfileFile, read_profiles
+from mopo_eval.prompts import EvaluationPrompt
+from mopo_train.console import say
+from mopo_train.errors import FamilyError, ProfileError
+from mopo_train.family import PolicyFamily, first_problem, write_whole
+
+FILE = "registration.json"
+
+
+class Registration(BaseModel):
+    """The contents of ``evaluation/<run>/registration.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    registered_at: str
+    """ISO 8601, UTC: before the run asked its first question."""
+    profiles: ProfileFile
+    """As they stood; empty where there were none."""
+    seen: list[str]
+    """Runs of this family that had scored some of the same prompts before: whoever set the floors may know them."""
+
+
+def register(root: Path, family: PolicyFamily, run: str, prompts: Sequence[EvaluationPrompt]) -> None:
+    """Record the profiles of the family in ``root`` for ``run``, unless it has begun already."""
+    directory = root / "evaluation" / run
+    if any((directory / name).exists() for name in (FILE, "run.json", "responses.parquet")):
+        return
+    path, profiles = root / "profiles.yaml", ProfileFile()
+    if path.exists():
+        try:
+            profiles = read_profiles(path, family.objectives, [policy.id for policy in family.policies])
+        except ProfileError as error:
+            say(f"warning: no floors are registered for this run: {error}")
+    seen = _runs_that_scored(root, {prompt.text for prompt in prompts})
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    made = Registration(registered_at=now, profiles=profiles, seen=seen)
+    write_whole(directory / FILE, made.model_dump_json(indent=2) + "\n")
+
+
+def read_registration(directory: Path) -> Registration | None:
+    """That of the run in ``directory``; None if it has none. Raises FamilyError."""
+    path = directory / FILE
+    if not path.is_file():
+        return None
+    try:
+        return Registration.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise FamilyError(f"'{path}' is not a registration: {first_problem(error)}; restore it from a copy.") from error
+
+
+def _runs_that_scored(root: Path, texts: Iterable[str]) -> list[str]:
+    """Names of the finished and judged runs that share a prompt's text with ``texts``."""
+    import pyarrow.parquet as pq
+
+    wanted, found = set(texts), []
+    for path in sorted((root / "evaluation").glob("*/run.json")):
+        if read_summary(path).judges:
+            asked = pq.read_table(path.with_name("responses.parquet"), columns=["prompt"])["prompt"].unique()
+            if wanted.intersection(asked.to_pylist()):
+                found.append(path.parent.name)
+    return found
