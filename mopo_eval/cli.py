@@ -156,18 +156,29 @@ def pairs(root: Path, sources: tuple[str, ...], objectives: tuple[str, ...], con
     """Share of DATA's labelled pairs that log [policy / reference] ranks as the label does.
 
     0.5 is chance. Give held-out pairs, as in heldout.jsonl of mopo-train split. Intervals are clustered by prompt.
+    Every policy is compared with the first on the same pairs; p-values are adjusted for all these comparisons (Holm).
     """
-    from mopo_eval.pairs import measure_pairs
+    from mopo_eval.pairs import compare_with_first, pair_accuracies, policy_log_ratios
     from mopo_train.preferences import read_preferences
 
     family = read_family(root)
     data = read_preferences(sources, objectives=objectives, at_least=1)
     for note in data.notes():
         say(note)
-    found = measure_pairs(root, family, data, confidence)
+    ratios = policy_log_ratios(root, family, data)
+    found = {policy: pair_accuracies(data, ratio, confidence) for policy, ratio in ratios.items()}
+    against = compare_with_first(data, ratios, confidence)
     if as_json:
-        shown = {policy: {name: score._asdict() for name, score in scores.items()} for policy, scores in found.items()}
-        print_json(shown)
+        print_json(
+            {
+                policy: {
+                    name: score._asdict()
+                    | ({"difference": against[policy][name]._asdict()} if policy in against else {})
+                    for name, score in scores.items()
+                }
+                for policy, scores in found.items()
+            }
+        )
         return
     columns = ["policy", *(f"{name} (n = {score.n})" for name, score in next(iter(found.values()), {}).items())]
     rows = [
@@ -175,6 +186,15 @@ def pairs(root: Path, sources: tuple[str, ...], objectives: tuple[str, ...], con
         for policy, scores in found.items()
     ]
     print_table(columns, rows, title=f"pairs ranked as labelled: share [{confidence:.0%} interval]; 0.5 is chance")
+    if against:
+        rows = [
+            [policy, *(f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}] p {d.p_value:.2g}" for d in scores.values())]
+            for policy, scores in against.items()
+        ]
+        title = (
+            f"minus {next(iter(found))} on the same pairs; p adjusted for {sum(map(len, against.values()))} comparisons"
+        )
+        print_table(["policy", *next(iter(against.values()))], rows, title=title)
 
 
 def _verify(path: Path, root: Path | None, as_json: bool) -> None:

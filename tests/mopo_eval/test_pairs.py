@@ -9,11 +9,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 from peft import PeftModel
+from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mopo_eval.cli import main
 from mopo_eval.intervals import clustered_rate, wilson
-from mopo_eval.pairs import pair_accuracies
+from mopo_eval.pairs import clustered_difference, compare_with_first, pair_accuracies
 from mopo_train.family import read_family
 from mopo_train.preferences import read_preferences
 from tests.comparisons import row, write_rows
@@ -96,3 +97,47 @@ def log_ratio(root: Path, adapter: str, prompt: list[int], answer: list[int]) ->
         logs = torch.log_softmax(model(input_ids=torch.tensor([prompt + answer])).logits[0], dim=-1)
         totals.append(sum(float(logs[len(prompt) - 1 + at, token]) for at, token in enumerate(answer)))
     return totals[0] - totals[1]
+
+
+def test_a_difference_of_single_rows_is_students_paired_one() -> None:
+    rng = np.random.default_rng(1)
+    ours, theirs = (rng.random((2, 200)) < np.array([[0.7], [0.6]])).astype(float)
+    found, peer = clustered_difference(ours, theirs, np.arange(200)), stats.ttest_rel(ours, theirs)
+    assert found.p_value == pytest.approx(peer.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(peer.confidence_interval()))
+
+
+def test_copies_of_rows_say_nothing_more_about_a_difference() -> None:
+    rng = np.random.default_rng(2)
+    ours, theirs = rng.integers(0, 2, (2, 50)).astype(float)
+    once = clustered_difference(ours, theirs, np.arange(50))
+    copies = clustered_difference(np.repeat(ours, 4), np.repeat(theirs, 4), np.repeat(np.arange(50), 4))
+    assert copies[:4] == pytest.approx(once[:4])
+
+
+def test_equal_policies_on_pairs_that_share_prompts_differ_no_more_often_than_stated() -> None:
+    rng, trials, rejected = np.random.default_rng(3), 400, 0
+    for _ in range(trials):
+        shared = np.repeat(rng.random((2, 40)), 6, axis=1)  # each policy knows or does not know a prompt
+        right = (rng.random((2, 240)) < 0.3 + 0.4 * shared).astype(float)
+        rejected += clustered_difference(right[0], right[1], np.repeat(np.arange(40), 6)).p_value <= 0.05
+    assert rejected <= stats.binom.ppf(0.999, trials, 0.05)
+
+
+def test_few_prompts_that_differ_are_not_compared() -> None:
+    found = clustered_difference(np.ones(40), np.zeros(40), np.repeat(np.arange(5), 8))
+    assert (found.mean, found.low, found.high, found.p_value) == (1, -1, 1, 1)
+
+
+def test_every_later_policy_is_compared_with_the_first_and_p_values_are_adjusted(tmp_path: Path) -> None:
+    rows = [row(f"Q{i}", "a", "b", {"helpfulness": 1, "safety": int(i % 3 > 0)}) for i in range(60)]
+    data = read_preferences([write_rows(tmp_path / "pairs.jsonl", rows)])
+    first = np.array([data.response(index) == "b" for index in range(len(data.response_prompt))]).astype(float)
+    found = compare_with_first(data, {"loose": first, "strict": 1 - first, "same": first.copy()})
+    assert list(found) == ["strict", "same"]
+    assert found["strict"]["helpfulness"].mean == 1
+    assert found["strict"]["safety"].mean == pytest.approx(40 / 60 - 20 / 60)
+    one = stats.ttest_1samp([1.0 if i % 3 else -1.0 for i in range(60)], 0).pvalue
+    assert found["strict"]["safety"].p_value == pytest.approx(3 * one)  # second smallest of four
+    assert found["same"]["helpfulness"].p_value == 1
+    assert {difference.policy for scores in found.values() for difference in scores.values()} == {"loose"}
