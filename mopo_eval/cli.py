@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mopo_eval.cli_results import compare, gate
+from mopo_eval.profiles import asked_profiles
 from mopo_train import __version__
 from mopo_train.console import CommandGroup, print_json, print_table, say
-from mopo_train.errors import FamilyError, ProfileError
-from mopo_train.family import PolicyFamily, check_floors, parse_floors, read_family
+from mopo_train.errors import FamilyError
+from mopo_train.family import PolicyFamily, read_family
 
 if TYPE_CHECKING:
     from mopo_eval.evaluation import RunSummary
     from mopo_eval.measure import Measurement, Plan
-    from mopo_eval.profiles import ThresholdProfile
 
 PATH = click.Path(path_type=Path)
 
@@ -28,6 +29,10 @@ def main() -> None:
     """Measure every policy of a family offline."""
     if os.getcwd() not in sys.path:  # judges may lie in the user's own directory, which a console script does not see
         sys.path.append(os.getcwd())
+
+
+for command in (gate, compare):
+    main.add_command(command)
 
 
 @main.command()
@@ -122,7 +127,9 @@ def certify(root: Path | None, check: Path | None, as_json: bool, **options: Any
     if (name is None) == (not options["floors"]):
         raise click.UsageError("give either --profile or --floor.")
     family = read_family(root)
-    profile, organisation = _profile(root, family, name, options["path"], options["floors"])
+    names = () if name is None else (name,)
+    asked, organisation = asked_profiles(root, family, names, path=options["path"], floors=options["floors"])
+    (profile,) = asked.values()
     request = Request(profile, name, organisation, options["run"], options["registered"])
     made = certify_family(root, family, request)
     target = options["out"] or root / "certificates" / f"{name or 'floors'}.json"
@@ -210,28 +217,6 @@ def _verify(path: Path, root: Path | None, as_json: bool) -> None:
     if not as_json:
         where = f"itself and the files of '{root}'" if root else "itself; name the FAMILY to compare it with its files"
         click.echo(f"{certificate.statement}\nChecked against {where}.")
-
-
-def _profile(
-    root: Path, family: PolicyFamily, name: str | None, path: Path | None, floors: tuple[str, ...]
-) -> tuple["ThresholdProfile", dict[str, float]]:
-    """The profile that is asked for, and the organisation's floors."""
-    from mopo_eval.profiles import ProfileFile, ThresholdProfile, check_floor_names, read_profiles
-
-    place = path or root / "profiles.yaml"
-    known = ProfileFile()
-    if name is not None or place.exists() or path is not None:
-        known = read_profiles(place, family.objectives, [policy.id for policy in family.policies])
-    if name is None:
-        given = parse_floors(floors)
-        check_floor_names(given, set(family.objectives), where="--floor")
-        check_floors(
-            {objective.removesuffix(".win_rate"): value for objective, value in given.items()}, family.objectives
-        )
-        return ThresholdProfile(primary=family.primary, floors=given), known.organisation.floors
-    if name not in known.profiles:
-        raise ProfileError(f"no profile '{name}' in '{place}'; it has {', '.join(sorted(known.profiles)) or 'none'}.")
-    return known.profiles[name], known.organisation.floors
 
 
 def _plan(family: PolicyFamily, options: dict[str, Any]) -> "Plan":

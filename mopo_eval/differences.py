@@ -90,11 +90,24 @@ def prompts_to_separate(
     """
     _check(ours, theirs)
     difference = ours - theirs
-    mean, spread = abs(float(difference.mean())), float(difference.std(ddof=1))
-    if mean < TINY:
+    return _prompts_to_see(float(difference.mean()), float(difference.var(ddof=1)), power, confidence)
+
+
+def prompts_to_separate_unpaired(
+    ours: FloatArray, theirs: FloatArray, *, power: float = 0.8, confidence: float = 0.95
+) -> int | None:
+    """As ``prompts_to_separate``, for so many prompts on each of two sides that share none."""
+    _check(ours, theirs)
+    variance = float(ours.var(ddof=1) + theirs.var(ddof=1))
+    return _prompts_to_see(float(ours.mean() - theirs.mean()), variance, power, confidence)
+
+
+def _prompts_to_see(mean: float, variance: float, power: float, confidence: float) -> int | None:
+    """``variance``: of one prompt's contribution."""
+    if abs(mean) < TINY:
         return None
     z = float(stats.norm.ppf((1 + confidence) / 2) + stats.norm.ppf(power))
-    return max(2, math.ceil((z * spread / mean) ** 2))
+    return max(2, math.ceil(z * z * variance / mean**2))
 
 
 def _studentised(mean: float, error: float, deviation: FloatArray, confidence: float, n: int) -> Difference:

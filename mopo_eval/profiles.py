@@ -3,7 +3,7 @@
 Reads and checks ``profiles.yaml``; which policy a profile gets is decided in ``selection``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, LiteralString
 
@@ -13,7 +13,16 @@ from pydantic_core import PydanticCustomError
 
 from mopo_eval.strict_yaml import load_strictly
 from mopo_train.errors import ProfileError
-from mopo_train.family import ObjectiveName, PolicyId, UnitScore, first_problem, write_whole
+from mopo_train.family import (
+    ObjectiveName,
+    PolicyFamily,
+    PolicyId,
+    UnitScore,
+    check_floors,
+    first_problem,
+    parse_floors,
+    write_whole,
+)
 
 FloorName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*(\.win_rate)?$")]
 """An objective (its judge score), or ``objective.win_rate`` (its win rate against the reference)."""
@@ -98,6 +107,35 @@ def read_profiles(path: Path, objectives: Iterable[str], policies: Iterable[str]
         check_names(profile, known, ids, where=f"'{path}': profile '{name}'")
     check_floor_names(parsed.organisation.floors, known, where=f"'{path}': organisation")
     return parsed
+
+
+def asked_profiles(
+    root: Path, family: PolicyFamily, names: Sequence[str] | None, *, path: Path | None, floors: tuple[str, ...] = ()
+) -> tuple[dict[str, ThresholdProfile], Floors]:
+    """The profiles called ``names`` (None: all) of the family in ``root``, by name, and the organisation's floors.
+
+    ``path``: a file other than the family's. Without names, ``floors`` (name=value) make one profile called
+    ``floors`` on the family's primary. Raises ProfileError and FloorError, also where there are no profiles at all.
+    """
+    place = path or root / "profiles.yaml"
+    known = ProfileFile()
+    if not floors or path is not None or place.exists():
+        known = read_profiles(place, family.objectives, [policy.id for policy in family.policies])
+    if floors:
+        given = parse_floors(floors)
+        check_floor_names(given, set(family.objectives), where="--floor")
+        for name, value in given.items():
+            check_floors({name.removesuffix(".win_rate"): value}, family.objectives)
+        return {"floors": ThresholdProfile(primary=family.primary, floors=given)}, known.organisation.floors
+    wanted = list(known.profiles) if names is None else list(dict.fromkeys(names))
+    for name in wanted:
+        if name not in known.profiles:
+            raise ProfileError(
+                f"no profile '{name}' in '{place}'; it has {', '.join(sorted(known.profiles)) or 'none'}."
+            )
+    if not wanted:
+        raise ProfileError(f"'{place}' holds no profiles; write some, or give floors.")
+    return {name: known.profiles[name] for name in wanted}, known.organisation.floors
 
 
 def check_names(profile: ThresholdProfile, objectives: set[str], policies: set[str], *, where: str) -> None:

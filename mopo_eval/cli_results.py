@@ -1,0 +1,147 @@
+"""The commands of ``mopo-eval`` that read finished runs: report, gate, compare and card."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mopo_eval.profiles import asked_profiles
+from mopo_train.console import print_json, print_table, say
+from mopo_train.errors import FamilyError
+from mopo_train.family import read_family, write_whole
+
+if TYPE_CHECKING:
+    from mopo_eval.comparison import Comparison
+    from mopo_eval.gate import Verdict
+
+PATH = click.Path(path_type=Path)
+MISSED = 3
+"""Exit status of ``gate`` where a floor is missed."""
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+
+
+@click.command()
+@click.argument("root", metavar="FAMILY", type=PATH)
+@click.option("--profile", "names", multiple=True, help="A profile of FAMILY/profiles.yaml; repeatable.")
+@click.option("--all", "every", is_flag=True, help="Every profile.")
+@click.option(
+    "--floor", "floors", multiple=True, metavar="NAME=VALUE", help="Instead: judge score, or NAME.win_rate; repeatable."
+)
+@click.option("--profiles", "path", type=PATH, help="Another file of profiles.")
+@click.option("--junit", type=PATH, metavar="FILE", help="Also write JUnit XML: a suite per profile, a case per floor.")
+@AS_JSON
+def gate(  # noqa: PLR0913 - one parameter per option
+    root: Path,
+    names: tuple[str, ...],
+    every: bool,
+    floors: tuple[str, ...],
+    path: Path | None,
+    junit: Path | None,
+    as_json: bool,
+) -> None:
+    """Exit 0 if FAMILY holds the profiles or floors, 3 if a floor is missed, 1 if that cannot be said.
+
+    A floor is held where a policy's certified lower bound clears it; the organisation's floors count too. A fallback
+    (on_infeasible) is told, but does not hold a floor that is missed.
+    """
+    from mopo_eval.gate import decide, verdict_json
+    from mopo_eval.scorecards import read_scorecards
+
+    if bool(names) + every + bool(floors) != 1:
+        raise click.UsageError("give --profile (repeatable), --floor (repeatable) or --all.")
+    family = read_family(root)
+    cards = read_scorecards(root, family)
+    if not cards:
+        raise FamilyError(f"no policy of '{root}' was measured; measure them with 'mopo-eval run {root}'.")
+    profiles, organisation = asked_profiles(root, family, None if every else names, path=path, floors=floors)
+    known = {policy.id: cards.get(policy.id) for policy in family.policies}
+    if absent := [policy for policy, card in known.items() if card is None]:
+        say(f"warning: not measured, so never selected: {', '.join(absent)}")
+    verdicts = [decide(name, profile, known, organisation) for name, profile in profiles.items()]
+    card = next(iter(cards.values()))
+    if junit is not None:
+        from mopo_eval.junit import junit_xml
+
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        write_whole(junit, junit_xml(verdicts, run=card.run, confidence=card.confidence, made_at=now))
+    outcomes = [verdict.outcome for verdict in verdicts]
+    if as_json:
+        held = all(outcome == "held" for outcome in outcomes)
+        document = {"held": held, "family": str(root), "run": card.run, "confidence": card.confidence}
+        print_json(document | {"profiles": [verdict_json(verdict) for verdict in verdicts]})
+    else:
+        _print_verdicts(verdicts, f"Floors against certified lower bounds, run {card.run} at {card.confidence:.0%}")
+    if unknown := [verdict for verdict in verdicts if verdict.outcome == "not measured"]:
+        raise FamilyError(
+            f"{', '.join(verdict.name for verdict in unknown)}: {unknown[0].selection.reason.partition(';')[0]}; "
+            f"give it a judge and measure again with 'mopo-eval run {root}'."
+        )
+    if "missed" in outcomes:
+        raise click.exceptions.Exit(MISSED)
+
+
+@click.command()
+@click.argument("roots", metavar="FAMILY [FAMILY]", type=PATH, nargs=-1, required=True)
+@click.option("--run", "runs", multiple=True, help="Name of an evaluation; one per side.  [default: the latest]")
+@AS_JSON
+def compare(roots: tuple[Path, ...], runs: tuple[str, ...], as_json: bool) -> None:
+    """Compare two families, or two runs of one: the second minus the first, policy by policy.
+
+    On the same prompts the differences are paired. P-values are corrected for the number of comparisons (Holm), and
+    both hypervolumes are measured from one reference point. Families are compared by their policies' ids.
+    """
+    from mopo_eval.comparison import compare_runs, comparison_json
+    from mopo_eval.results import read_results
+
+    if len(roots) > 2 or len(runs) not in ({2} if len(roots) == 1 else {0, 2}):
+        raise click.UsageError("give two families, or one family and --run twice; with two families --run is optional.")
+    sides = [roots[0], roots[-1]]
+    chosen: Sequence[str | None] = runs or (None, None)
+    first, second = (read_results(root, read_family(root), run) for root, run in zip(sides, chosen, strict=True))
+    names = (f"{sides[0]} ({first.summary.run})", f"{sides[1]} ({second.summary.run})")
+    found = compare_runs(first, second, names)
+    if as_json:
+        print_json(comparison_json(found))
+    else:
+        _print_comparison(found)
+
+
+def _print_verdicts(verdicts: Sequence["Verdict"], title: str) -> None:
+    rows = []
+    for verdict in verdicts:
+        shown = verdict.policy or "none"
+        if not verdict.checks:
+            rows.append([verdict.name, shown, "no floor", "", "", "", verdict.outcome])
+        for check in verdict.checks:
+            low = "" if check.certified_low is None else f"{check.certified_low:.4f}"
+            margin = "" if check.margin is None else f"{check.margin:+.4f}"
+            rows.append(
+                [verdict.name, shown, f"{check.objective} ({check.unit})", low, f"{check.floor:g}", margin]
+                + [check.outcome]
+            )
+    print_table(["profile", "policy", "floor on", "certified low", "floor", "margin", ""], rows, title=title)
+    for verdict in verdicts:
+        click.echo(f"{verdict.name}: {verdict.outcome.upper()}. {verdict.selection.reason}")
+
+
+def _print_comparison(found: "Comparison") -> None:
+    from mopo_eval.comparison import power_sentence, sentences
+
+    rows = [
+        [each.policy, each.objective, f"{each.first:.3f}", f"{each.second:.3f}"]
+        + [f"{each.difference.mean:+.3f} [{each.difference.low:+.3f}, {each.difference.high:+.3f}]"]
+        + [f"{each.p_adjusted:.2g}", "differs" if each.distinguishable else power_sentence(each)]
+        for each in found.differences
+    ]
+    click.echo(f"first:  {found.names[0]}\nsecond: {found.names[1]}")
+    title = f"Judge scores, {found.used}; intervals at {found.confidence:.0%}, p adjusted for {len(rows)} comparisons"
+    columns = ["policy", "objective", "first", "second", "second minus first", "p (Holm)", ""]
+    print_table(columns, rows, title=title)
+    point = ", ".join(f"{name} {value:g}" for name, value in found.reference_point.items())
+    for name, volume in zip(("first", "second"), found.volumes, strict=True):
+        click.echo(f"hypervolume, {name}: {volume.value:.4f} [{volume.low:.4f}, {volume.high:.4f}]")
+    click.echo(f"(share of the box from {point} to 1)")
+    for sentence in [*sentences(found), *found.notes]:
+        click.echo(sentence)
