@@ -15,11 +15,41 @@ from mopo_train.family import read_family, write_whole
 if TYPE_CHECKING:
     from mopo_eval.comparison import Comparison
     from mopo_eval.gate import Verdict
+    from mopo_eval.report import Report
 
 PATH = click.Path(path_type=Path)
 MISSED = 3
 """Exit status of ``gate`` where a floor is missed."""
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+
+
+@click.command()
+@click.argument("root", metavar="FAMILY", type=PATH)
+@click.option("--run", help="Name of an evaluation.  [default: the latest]")
+@click.option("--html", type=PATH, metavar="FILE", help="Write one HTML file that needs no network.")
+@AS_JSON
+def report(root: Path, run: str | None, html: Path | None, as_json: bool) -> None:
+    """Report on a finished run of FAMILY: front, scores, profiles, categories, worst answers, changes.
+
+    Without --html a summary is printed. The changes are those since the last run on the same prompts.
+    """
+    from mopo_eval.profiles import ProfileFile, read_profiles
+    from mopo_eval.report import make_report, report_json
+
+    family = read_family(root)
+    path, profiles = root / "profiles.yaml", ProfileFile()
+    if path.exists():
+        profiles = read_profiles(path, family.objectives, [policy.id for policy in family.policies])
+    found = make_report(root, family, profiles, run)
+    if html is not None:
+        from mopo_eval.page.report_page import report_page
+
+        write_whole(html, report_page(found))
+        say(f"wrote {html}")
+    if as_json:
+        print_json(report_json(found))
+    elif html is None:
+        _print_report(found)
 
 
 @click.command()
@@ -106,6 +136,31 @@ def compare(roots: tuple[Path, ...], runs: tuple[str, ...], as_json: bool) -> No
         print_json(comparison_json(found))
     else:
         _print_comparison(found)
+
+
+def _print_report(found: "Report") -> None:
+    from mopo_eval.report import summary_sentences, warnings
+
+    summary = found.results.summary
+    rows = []
+    for policy, card in found.cards.items():
+        scores = [card.objectives[name] for name in found.objectives]
+        rows.append(
+            [policy]
+            + [f"{score.mean:.3f} [{score.low:.3f}, {score.high:.3f}]" for score in scores]
+            + [f"{score.win_rate.mean:.3f} [{score.win_rate.low:.3f}, {score.win_rate.high:.3f}]" for score in scores]
+            + ["yes" if policy in summary.front else "no"]
+        )
+    units = [*found.objectives, *(f"{name} (win rate)" for name in found.objectives)]
+    title = (
+        f"Run {summary.run}, {summary.prompts} prompts: judge scores and win rates against the reference, "
+        f"mean [{summary.confidence:.0%} interval]"
+    )
+    print_table(["policy", *units, "front"], rows, title=title)
+    for sentence in summary_sentences(found):
+        click.echo(sentence)
+    for warning in warnings(found):
+        say(f"warning: {warning}")
 
 
 def _print_verdicts(verdicts: Sequence["Verdict"], title: str) -> None:

@@ -1,0 +1,137 @@
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from mopo_eval.cli import main
+from mopo_eval.profiles import ProfileFile, write_profiles
+from mopo_eval.report import make_report, pairs_that_matter
+from mopo_train.family import read_family
+from tests.families import OBJECTIVES, PROFILES, SCORES, write_measured_family
+from tests.mopo_eval.measured_family import Scores, asked, drawn_scores, trained_family, write_run
+
+BEFORE = "2025-12-01T00:00:00+00:00"
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["report", *map(str, arguments)])
+
+
+def changed(scores: Scores) -> Scores:
+    """Policy-00 loses helpfulness, all else stays but for noise."""
+    new: Scores = np.clip(scores + np.random.default_rng(3).normal(0, 0.03, scores.shape), 0, 1)
+    new[1, 0] = np.clip(new[1, 0] - 0.1, 0, 1)
+    return new
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    trained_family(tmp_path)
+    write_profiles(tmp_path / "profiles.yaml", PROFILES, "for tests")
+    scores = drawn_scores(120)
+    write_run(tmp_path, scores, asked(120), run="first", created_at=BEFORE)
+    write_run(tmp_path, changed(scores), asked(120), run="second")
+    return tmp_path
+
+
+def test_the_terminal_shows_the_scorecards_numbers(root: Path) -> None:
+    done = command(root)
+    assert done.exit_code == 0, done.output
+    for policy in SCORES:
+        card = json.loads((root / "scorecards" / f"{policy}.json").read_text())
+        line = next(line for line in done.stdout.splitlines() if f" {policy} " in line)
+        for name in OBJECTIVES:
+            for score in (card["objectives"][name], card["objectives"][name]["win_rate"]):
+                assert f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}]" in line
+    assert "judge scores and win rates against the reference" in done.stdout
+
+
+def test_json_holds_scorecards_profiles_categories_examples_and_changes(root: Path) -> None:
+    found = json.loads(command(root, "--json").stdout)
+    assert (found["run"], found["prompts"]) == ("second", 120)
+    for policy in SCORES:
+        assert (
+            found["policies"][policy] == json.loads((root / "scorecards" / f"{policy}.json").read_text())["objectives"]
+        )
+    gate = json.loads(CliRunner().invoke(main, ["gate", str(root), "--all", "--json"]).stdout)
+    assert found["profiles"] == gate["profiles"]
+    assert set(found["worst"]) == set(OBJECTIVES)
+    assert {each["category"] for each in found["categories"]} == {"plain", "risky", "looks risky"}
+    assert found["changes"]["first"] == "first"
+    clear = [(each["policy"], each["objective"]) for each in found["changes"]["comparisons"] if each["distinguishable"]]
+    assert clear == [("policy-00", "helpfulness")]
+    assert found["summary"][-1].startswith("Since run first, 1 of 15 scores changed: policy-00 helpfulness -0.")
+
+
+def test_an_older_run_is_reported_as_it_was_and_has_no_run_before_it(root: Path) -> None:
+    found = json.loads(command(root, "--run", "first", "--json").stdout)
+    write_run(root, drawn_scores(120), asked(120), run="first", created_at=BEFORE)  # its scorecards again
+    for policy in SCORES:
+        assert (
+            found["policies"][policy] == json.loads((root / "scorecards" / f"{policy}.json").read_text())["objectives"]
+        )
+    assert found["changes"] is None
+    assert found["no_changes"] == "There is no earlier run to compare with."
+
+
+def test_a_run_on_other_prompts_is_passed_over_for_an_older_one_on_the_same(root: Path) -> None:
+    write_run(root, drawn_scores(50), asked(50, first=500), run="between", created_at="2025-12-15T00:00:00+00:00")
+    write_run(root, changed(drawn_scores(120)), asked(120), run="second")
+    assert json.loads(command(root, "--json").stdout)["changes"]["first"] == "first"
+    alone = json.loads(command(root, "--run", "between", "--json").stdout)
+    assert alone["changes"] is None
+    assert "asked other prompts" in alone["no_changes"]
+
+
+def test_a_family_without_profiles_or_categories_is_reported(root: Path) -> None:
+    (root / "profiles.yaml").unlink()
+    write_run(root, drawn_scores(30), [prompt._replace(category=None) for prompt in asked(30)], run="small")
+    page = root / "report.html"
+    done = command(root, "--html", page)
+    assert done.exit_code == 0, done.output
+    assert "have no categories" in page.read_text()
+    assert "Only 30 prompts" in command(root).stderr
+
+
+def test_pairs_with_the_primary_and_pairs_that_trade_are_drawn(root: Path) -> None:
+    # Safety and factuality are both led by policy-02: nothing to trade. With one better at each there is.
+    family = read_family(root)
+    assert pairs_that_matter(make_report(root, family, ProfileFile())) == [
+        ("helpfulness", "safety"),
+        ("helpfulness", "factuality"),
+    ]
+    scores = drawn_scores(60)
+    scores[4, 2] = 1.0
+    write_run(root, scores, asked(60), run="third")
+    assert ("safety", "factuality") in pairs_that_matter(make_report(root, family, ProfileFile()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--run", "none"], "no finished run 'none'.*it has: .*second"),
+        (["--html", "family.json/page.html"], "family.json"),
+    ],
+)
+def test_bad_input_is_a_message(root: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str) -> None:
+    monkeypatch.chdir(root)
+    done = command(".", *arguments)
+    assert done.exit_code == 1
+    assert "Traceback" not in done.output
+    assert re.search(told, done.stderr), done.stderr
+
+
+def test_a_family_that_was_not_measured_is_a_message(tmp_path: Path) -> None:
+    trained_family(tmp_path)
+    done = command(tmp_path)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "mopo-eval run" in done.stderr
+
+
+def test_a_run_without_some_objective_is_reported_without_it(tmp_path: Path) -> None:
+    write_measured_family(tmp_path)
+    found = json.loads(command(tmp_path, "--json").stdout)
+    assert found["front"] == ["policy-00", "policy-01", "policy-02"]
