@@ -15,6 +15,7 @@ from mopo_train.errors import FamilyError
 from mopo_train.family import REFERENCE, PolicyFamily
 
 FEW_PROMPTS = 100
+PARITY = 0.5
 MOST_NAMED = 6
 """Policies that a sentence names; more are counted."""
 
@@ -91,8 +92,8 @@ def summary_sentences(report: Report) -> list[str]:
     told.append(
         f"No policy beats another on everything: all {len(summary.front)} are on the front."
         if not dominated
-        else f"On the front (no policy is at least as good everywhere and better somewhere): {_and(summary.front)}. "
-        f"Dominated: {_and(dominated)}."
+        else f"On the front (no policy is at least as good everywhere and better somewhere): {_some(summary.front)}. "
+        f"Dominated: {_some(dominated)}."
     )
     told += [_range_sentence(report, objective) for objective in report.objectives]
     told += _against_reference(report)
@@ -192,19 +193,27 @@ def _range_sentence(report: Report, objective: str) -> str:
 
 
 def _against_reference(report: Report) -> list[str]:
-    """One sentence on who wins and loses, or none without a reference to compare with."""
+    """Who beats the reference, certified for all at once, and who loses to it, each by its own interval."""
     others = {policy: card for policy, card in report.cards.items() if policy != REFERENCE}
     if REFERENCE not in report.cards or not others:
         return []
-    parts = []
+    wins, losses = [], []
     for objective in report.objectives:
         rates = {policy: card.objectives[objective].win_rate for policy, card in others.items()}
-        win = [policy for policy, rate in rates.items() if rate.low > 0.5]
-        lose = [policy for policy, rate in rates.items() if rate.high < 0.5]
-        words = [f"{_some(win)} win{_s(win)}"] if win else []
-        words += [f"{_some(lose)} lose{_s(lose)}"] if lose else []
-        parts.append(f"on {objective} {', '.join(words) or 'none'}")
-    return [f"Against the reference, counting win rates whose interval is clear of 0.5: {'; '.join(parts)}."]
+        above = [policy for policy, rate in rates.items() if rate.certified_low > PARITY]
+        below = [policy for policy, rate in rates.items() if rate.high < PARITY]
+        wins += [f"on {objective} {_some(above)}"] if above else []
+        losses += [f"on {objective} {_some(below)}"] if below else []
+    told = [
+        f"Beat the reference (certified win rate above 0.5, all at once): {'; '.join(wins)}."
+        if wins
+        else "No policy is certified to beat the reference on any objective."
+    ]
+    if losses:
+        told.append(
+            f"Lose to the reference (interval of the win rate below 0.5, each for itself): {'; '.join(losses)}."
+        )
+    return told
 
 
 def _profiles_sentence(verdicts: Sequence[Verdict]) -> str:
@@ -237,7 +246,3 @@ def _and(names: Sequence[str]) -> str:
 
 def _some(names: Sequence[str]) -> str:
     return _and(names) if len(names) <= MOST_NAMED else f"{len(names)} policies"
-
-
-def _s(names: Sequence[str]) -> str:
-    return "s" if len(names) == 1 else ""

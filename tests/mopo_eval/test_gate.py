@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -54,6 +56,14 @@ def test_the_exit_status_says_whether_floors_are_held(root: Path, arguments: lis
     done = command(root, *arguments)
     assert done.exit_code == status, done.output
     assert (done.exit_code == 1) == done.stderr.startswith("main: ")
+
+
+@pytest.mark.parametrize(("profile", "status"), [("balanced", 0), ("impossible", 3), ("none", 1)])
+def test_a_shell_sees_the_exit_status(root: Path, profile: str, status: int) -> None:
+    installed = Path(sys.executable).with_name("mopo-eval")
+    done = subprocess.run([installed, "gate", root, "--profile", profile], check=False, capture_output=True, text=True)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
 
 
 def test_the_organisations_floor_counts_for_every_profile_and_floor(root: Path) -> None:

@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from mopo_eval.answers import Patience, Sampling
 from mopo_eval.cli import main
+from mopo_eval.collect import EngineChoice
+from mopo_eval.judges import load_judges
+from mopo_eval.measure import Plan, measure
 from mopo_eval.profiles import ProfileFile, write_profiles
+from mopo_eval.prompts import EvaluationPrompt
 from mopo_eval.report import make_report, pairs_that_matter
 from mopo_train.family import read_family
 from tests.families import OBJECTIVES, PROFILES, SCORES, write_measured_family
 from tests.mopo_eval.measured_family import Scores, asked, drawn_scores, trained_family, write_run
+from tests.mopo_eval.stub_engine import stub_engine
 
 BEFORE = "2025-12-01T00:00:00+00:00"
 
@@ -64,6 +70,49 @@ def test_json_holds_scorecards_profiles_categories_examples_and_changes(root: Pa
     clear = [(each["policy"], each["objective"]) for each in found["changes"]["comparisons"] if each["distinguishable"]]
     assert clear == [("policy-00", "helpfulness")]
     assert found["summary"][-1].startswith("Since run first, 1 of 15 scores changed: policy-00 helpfulness -0.")
+
+
+def test_only_certified_wins_over_the_reference_are_called_wins(root: Path) -> None:
+    found = json.loads(command(root, "--json").stdout)
+    (wins,) = [sentence for sentence in found["summary"] if sentence.startswith("Beat the reference")]
+    (losses,) = [sentence for sentence in found["summary"] if sentence.startswith("Lose to the reference")]
+    for name in OBJECTIVES:
+        rates = {policy: scores[name]["win_rate"] for policy, scores in found["policies"].items()}
+        (above,) = [part for part in re.split("[:;] ", wins) if part.startswith(f"on {name}")] or [""]
+        (below,) = [part for part in re.split("[:;] ", losses) if part.startswith(f"on {name}")] or [""]
+        assert set(re.findall(r"policy-\d+", above)) == {p for p, rate in rates.items() if rate["certified_low"] > 0.5}
+        assert set(re.findall(r"policy-\d+", below)) == {p for p, rate in rates.items() if rate["high"] < 0.5}
+
+
+def test_what_measuring_leaves_is_reported(tmp_path: Path) -> None:
+    trained_family(tmp_path)
+    judges = {
+        name: f"tests.mopo_eval.scoring.{judge}" for name, judge in (("helpfulness", "digit"), ("safety", "is_even"))
+    }
+    conversation = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    with stub_engine(list(SCORES)) as engine:
+        plan = Plan(
+            prompts=[EvaluationPrompt("talk", conversation), *asked(40)],
+            judges=load_judges(judges),
+            sampling=Sampling(),
+            engine=EngineChoice(engine.url, concurrency=4, patience=Patience(3, 0.001)),
+        )
+        summary = measure(tmp_path, read_family(tmp_path), plan).summary
+    page = tmp_path / "report.html"
+    found = json.loads(command(tmp_path, "--html", page, "--json").stdout)
+    assert found["front_probability"] == pytest.approx(summary.front_probability)
+    assert summary.hypervolume is not None
+    assert found["hypervolume"] == summary.hypervolume.model_dump()
+    assert f"[{summary.hypervolume.low:.4f}, {summary.hypervolume.high:.4f}]" in page.read_text()
+    assert "No judge measured factuality" in found["warnings"][0]
+    assert len(found["profiles"]) >= 2  # those that measuring proposed
+    recorded = {(each.category, each.policy, each.objective): each for each in summary.categories}
+    for each in found["categories"]:
+        if each["category"] != "without a category":
+            known = recorded[each["category"], each["policy"], each["objective"]]
+            assert (each["mean"], each["n"]) == (pytest.approx(known.mean), known.n)
+    texts = [example["prompt"] for examples in found["worst"].values() for example in examples]
+    assert all(text.startswith(("Question", "system: Be brief.\n\nuser: Why?")) for text in texts)
 
 
 def test_an_older_run_is_reported_as_it_was_and_has_no_run_before_it(root: Path) -> None:
