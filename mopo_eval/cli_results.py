@@ -1,5 +1,6 @@
 """The commands of ``mopo-eval`` that read finished runs: report, gate, compare and card."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mopo_eval.profiles import asked_profiles
+from mopo_eval.profiles import ProfileFile, asked_profiles, read_profiles
 from mopo_train.console import print_json, print_table, say
 from mopo_train.errors import FamilyError
-from mopo_train.family import read_family, write_whole
+from mopo_train.family import PolicyFamily, read_family, write_whole
 
 if TYPE_CHECKING:
     from mopo_eval.comparison import Comparison
@@ -33,14 +34,10 @@ def report(root: Path, run: str | None, html: Path | None, as_json: bool) -> Non
 
     Without --html a summary is printed. The changes are those since the last run on the same prompts.
     """
-    from mopo_eval.profiles import ProfileFile, read_profiles
     from mopo_eval.report import make_report, report_json
 
     family = read_family(root)
-    path, profiles = root / "profiles.yaml", ProfileFile()
-    if path.exists():
-        profiles = read_profiles(path, family.objectives, [policy.id for policy in family.policies])
-    found = make_report(root, family, profiles, run)
+    found = make_report(root, family, _profiles(root, family), run)
     if html is not None:
         from mopo_eval.page.report_page import report_page
 
@@ -136,6 +133,45 @@ def compare(roots: tuple[Path, ...], runs: tuple[str, ...], as_json: bool) -> No
         print_json(comparison_json(found))
     else:
         _print_comparison(found)
+
+
+@click.command()
+@click.argument("root", metavar="FAMILY", type=PATH)
+@click.option("--policy", help="Of this policy only.  [default: of every policy that was measured]")
+@click.option("--out", type=PATH, metavar="DIR", help="Writes DIR/POLICY/README.md.  [default: FAMILY/cards]")
+@click.option("--license", help="Identifier for the hub, such as apache-2.0; only you can know it.")
+@AS_JSON
+def card(root: Path, policy: str | None, out: Path | None, license: str | None, as_json: bool) -> None:
+    """Write a model card per policy: purpose, hashes, floors, scores, failures, judges, limits.
+
+    A card is Markdown with the front matter of the Hugging Face hub. With --out FAMILY/policies each lies beside its
+    adapter, which can then be uploaded as it is.
+    """
+    from mopo_eval.card import write_cards
+    from mopo_eval.results import read_results
+    from mopo_eval.subject import subjects
+
+    if license is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", license):
+        raise click.UsageError("--license takes an identifier such as apache-2.0 or other.")
+    family = read_family(root)
+    results, profiles = read_results(root, family), _profiles(root, family)
+    found = subjects(root, family, results, profiles, policy=policy, license=license)
+    if absent := [each.id for each in family.policies if policy is None and each.id not in results.cards]:
+        say(f"warning: not measured, so without a card: {', '.join(absent)}")
+    paths = write_cards(out or root / "cards", found)
+    if as_json:
+        print_json({"cards": {each.policy.id: str(path) for each, path in zip(found, paths, strict=True)}})
+        return
+    for path in paths:
+        click.echo(path)
+
+
+def _profiles(root: Path, family: PolicyFamily) -> ProfileFile:
+    """Those of profiles.yaml; none where there is no such file."""
+    path = root / "profiles.yaml"
+    if not path.exists():
+        return ProfileFile()
+    return read_profiles(path, family.objectives, [policy.id for policy in family.policies])
 
 
 def _print_report(found: "Report") -> None:
