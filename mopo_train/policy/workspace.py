@@ -28,6 +28,7 @@ MADE = (
     "base",
     "scorecards",
     "evaluation",
+    "cards",
     ".work",
 )
 """What a run or a measurement of its policies makes. ``profiles.yaml`` belongs to the user and is never touched."""

@@ -190,8 +190,10 @@ def test_a_finished_family_is_kept_and_other_settings_need_force(world: World, f
         world.train(out, other)
     (out / "profiles.yaml").write_text("profiles: {}", encoding="utf-8")
     (out / "scorecards").mkdir()
+    (out / "cards").mkdir()
     assert len(world.train(out, other, force=True).policies) == 2
     assert not (out / "scorecards").exists()  # of policies that are gone
+    assert not (out / "cards").exists()
     assert not (out / "policies" / "policy-02").exists()
     assert (out / "profiles.yaml").read_text(encoding="utf-8") == "profiles: {}"
 
