@@ -119,16 +119,18 @@ def compare(roots: tuple[Path, ...], runs: tuple[str, ...], as_json: bool) -> No
     On the same prompts the differences are paired. P-values are corrected for the number of comparisons (Holm), and
     both hypervolumes are measured from one reference point. Families are compared by their policies' ids.
     """
-    from mopo_eval.comparison import compare_runs, comparison_json
+    from mopo_eval.comparison import compare_runs, comparison_json, trained_unlike
     from mopo_eval.results import read_results
 
     if len(roots) > 2 or len(runs) not in ({2} if len(roots) == 1 else {0, 2}):
         raise click.UsageError("give two families, or one family and --run twice; with two families --run is optional.")
     sides = [roots[0], roots[-1]]
     chosen: Sequence[str | None] = runs or (None, None)
-    first, second = (read_results(root, read_family(root), run) for root, run in zip(sides, chosen, strict=True))
+    families = [read_family(root) for root in sides]
+    first, second = (read_results(*side) for side in zip(sides, families, chosen, strict=True))
     names = (f"{sides[0]} ({first.summary.run})", f"{sides[1]} ({second.summary.run})")
     found = compare_runs(first, second, names)
+    found = found._replace(notes=[*found.notes, *trained_unlike(*families)])
     if as_json:
         print_json(comparison_json(found))
     else:

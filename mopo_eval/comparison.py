@@ -22,6 +22,7 @@ from mopo_eval.differences import (
 from mopo_eval.front import covered
 from mopo_eval.results import RunResults
 from mopo_train.errors import FamilyError
+from mopo_train.family import PolicyFamily
 
 LEAST_SHARED = 0.5
 """Share of the smaller run's prompts that must be shared for a paired comparison, which leaves out all others."""
@@ -129,9 +130,9 @@ def sentences(comparison: Comparison) -> list[str]:
         told.append(
             f"Of the others, {nearest.policy} on {nearest.objective} is the nearest: {power_sentence(nearest)}."
         )
-    verdict = "larger" if change.low > 0 else "smaller" if change.high < 0 else "not distinguishable"
+    verdict = "grew" if change.low > 0 else "shrank" if change.high < 0 else "did not change distinguishably"
     told.append(
-        f"The hypervolume is {verdict}: {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}], {comparison.used}."
+        f"The hypervolume {verdict}: {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}], {comparison.used}."
     )
     return told
 
@@ -142,7 +143,23 @@ def power_sentence(difference: PolicyDifference) -> str:
         return ""
     if difference.prompts_needed is None:
         return "no difference was seen, so no number of prompts can be named"
-    return f"to separate these two you need about {difference.prompts_needed:,} prompts"
+    return f"to separate these two you need about {_roughly(difference.prompts_needed):,} prompts"
+
+
+def _roughly(number: int) -> int:
+    """``number`` rounded up to two digits: it is a guess from a guess."""
+    step: int = 10 ** max(0, len(str(number)) - 2)
+    return -(-number // step) * step
+
+
+def trained_unlike(first: PolicyFamily, second: PolicyFamily) -> list[str]:
+    """A note on policies of equal id that were trained otherwise in the two families; none where there is nothing."""
+    theirs = {policy.id: policy for policy in second.policies}
+    both = [(policy, theirs[policy.id]) for policy in first.policies if policy.id in theirs]
+    unlike = [ours.id for ours, other in both if (ours.kind, ours.floors) != (other.kind, other.floors)]
+    if not unlike:
+        return []
+    return [f"Equal by name only, since the two families were trained for other floors there: {', '.join(unlike)}."]
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:

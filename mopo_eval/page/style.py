@@ -13,7 +13,7 @@ h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 0.2rem; overflow-wrap: any
 h2 { font-size: 1.3rem; margin: 2.4rem 0 0.6rem; padding-bottom: 0.3rem; border-bottom: 1px solid var(--rule); }
 h3 { font-size: 1.05rem; margin: 1.4rem 0 0.4rem; }
 p { margin: 0.4rem 0; max-width: 78ch; }
-.facts, .note { color: var(--muted); font-size: 0.92rem; }
+.facts, .note { color: var(--muted); font-size: 0.92rem; max-width: 100ch; }
 .summary { border-left: 4px solid var(--blue); background: var(--panel); border-radius: 0 6px 6px 0;
   padding: 0.8rem 1.2rem 0.8rem 2.2rem; margin: 1rem 0; }
 .summary li { margin: 0.3rem 0; max-width: 90ch; overflow-wrap: anywhere; }

@@ -8,11 +8,11 @@ from click.testing import CliRunner, Result
 from scipy import stats
 
 from mopo_eval.cli import main
-from mopo_eval.comparison import compare_runs, sentences
-from mopo_eval.differences import holm
+from mopo_eval.comparison import PolicyDifference, compare_runs, power_sentence, sentences
+from mopo_eval.differences import Difference, holm
 from mopo_eval.prompts import EvaluationPrompt
 from mopo_eval.results import read_results
-from mopo_train.family import read_family
+from mopo_train.family import read_family, write_family
 from tests.families import OBJECTIVES, SCORES
 from tests.mopo_eval.measured_family import asked, drawn_scores, trained_family, write_run
 
@@ -138,7 +138,21 @@ def test_two_families_are_compared_by_policy_id(root: Path, tmp_path: Path) -> N
     assert found["paired"] is True
     assert command(root, other, "--run", "old", "--run", "other").exit_code == 0
     told = command(root, other).stdout
-    assert "hypervolume, first" in told and "not distinguishable" in told
+    assert "hypervolume, first" in told and "did not change distinguishably" in told
+    assert "Equal by name only" not in told
+    made = read_family(other)
+    policies = [p.model_copy(update={"floors": {"safety": 0.9}}) if p.id == "policy-01" else p for p in made.policies]
+    write_family(other, made.model_copy(update={"policies": policies}))
+    assert "other floors there: policy-01." in command(root, other).stdout
+
+
+@pytest.mark.parametrize(
+    ("needed", "said"), [(7, "7"), (42, "42"), (420, "420"), (421, "430"), (3_632_855, "3,700,000")]
+)
+def test_a_number_of_prompts_is_told_as_the_guess_that_it_is(needed: int, said: str) -> None:
+    nothing = Difference(0.01, -0.1, 0.1, 0.5, 100)
+    each = PolicyDifference("a", "b", 0.5, 0.51, nothing, 1.0, False, needed)
+    assert power_sentence(each) == f"to separate these two you need about {said} prompts"
 
 
 def test_other_judges_are_not_compared(root: Path) -> None:
