@@ -75,7 +75,7 @@ def _front(report: Report) -> str:
             "diamond: the reference. Better is up and to the right.",
             "note",
         ),
-        f'<div class="figures">{figures}</div>',
+        f'<div class="figures">{figures}</div>' if pairs else paragraph("One objective was measured: nothing to draw."),
     ]
     drawn = {frozenset(pair) for pair in pairs}
     names = report.objectives
@@ -130,9 +130,8 @@ def _profiles(verdicts: Sequence[Verdict]) -> str:
     columns = [Cell(name) for name in ("profile", "floor", "served by", "certified low", "margin", "")]
     rows = []
     for verdict in verdicts:
-        served = Cell(
-            verdict.selection.policy or "none", "" if verdict.selection.policy else f"closest: {verdict.policy}"
-        )
+        near = f"closest: {verdict.policy}" if verdict.policy != verdict.selection.policy else ""
+        served = Cell(verdict.selection.policy or "none", near)
         if not verdict.checks:
             rows.append([Cell(verdict.name), Cell("no floor"), served, Cell(""), Cell(""), _outcome(verdict.outcome)])
         for check in verdict.checks:

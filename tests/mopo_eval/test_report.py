@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from mopo_eval.answers import Patience, Sampling
 from mopo_eval.cli import main
 from mopo_eval.collect import EngineChoice
+from mopo_eval.evaluation import RunSummary
 from mopo_eval.judges import load_judges
 from mopo_eval.measure import Plan, measure
 from mopo_eval.profiles import ProfileFile, write_profiles
@@ -31,6 +32,14 @@ def changed(scores: Scores) -> Scores:
     new: Scores = np.clip(scores + np.random.default_rng(3).normal(0, 0.03, scores.shape), 0, 1)
     new[1, 0] = np.clip(new[1, 0] - 0.1, 0, 1)
     return new
+
+
+def measured(root: Path, judges: dict[str, str], prompts: list[EvaluationPrompt]) -> RunSummary:
+    """What the real path leaves: a server's answers, scored by judges."""
+    with stub_engine(list(SCORES)) as engine:
+        choice = EngineChoice(engine.url, concurrency=4, patience=Patience(3, 0.001))
+        plan = Plan(prompts=prompts, judges=load_judges(judges), sampling=Sampling(), engine=choice)
+        return measure(root, read_family(root), plan).summary
 
 
 @pytest.fixture
@@ -90,14 +99,7 @@ def test_what_measuring_leaves_is_reported(tmp_path: Path) -> None:
         name: f"tests.mopo_eval.scoring.{judge}" for name, judge in (("helpfulness", "digit"), ("safety", "is_even"))
     }
     conversation = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
-    with stub_engine(list(SCORES)) as engine:
-        plan = Plan(
-            prompts=[EvaluationPrompt("talk", conversation), *asked(40)],
-            judges=load_judges(judges),
-            sampling=Sampling(),
-            engine=EngineChoice(engine.url, concurrency=4, patience=Patience(3, 0.001)),
-        )
-        summary = measure(tmp_path, read_family(tmp_path), plan).summary
+    summary = measured(tmp_path, judges, [EvaluationPrompt("talk", conversation), *asked(40)])
     page = tmp_path / "report.html"
     found = json.loads(command(tmp_path, "--html", page, "--json").stdout)
     assert found["front_probability"] == pytest.approx(summary.front_probability)
@@ -180,7 +182,20 @@ def test_a_family_that_was_not_measured_is_a_message(tmp_path: Path) -> None:
     assert "mopo-eval run" in done.stderr
 
 
-def test_a_run_without_some_objective_is_reported_without_it(tmp_path: Path) -> None:
+def test_a_single_objective_that_is_not_the_primary_is_reported(tmp_path: Path) -> None:
+    trained_family(tmp_path)
+    write_profiles(tmp_path / "profiles.yaml", PROFILES, "for tests")
+    measured(tmp_path, {"safety": "tests.mopo_eval.scoring.is_even"}, asked(30))
+    page = tmp_path / "report.html"
+    done = command(tmp_path, "--html", page, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert {profile["outcome"] for profile in found["profiles"]} == {"not measured"}
+    assert "nothing to draw" in page.read_text() and "None" not in page.read_text()
+    assert "No judge measured helpfulness and factuality" in found["warnings"][0]
+
+
+def test_a_family_whose_scorecards_were_made_elsewhere_is_reported(tmp_path: Path) -> None:
     write_measured_family(tmp_path)
     found = json.loads(command(tmp_path, "--json").stdout)
     assert found["front"] == ["policy-00", "policy-01", "policy-02"]
