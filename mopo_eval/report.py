@@ -205,13 +205,13 @@ def _against_reference(report: Report) -> list[str]:
         wins += [f"on {objective} {_some(above)}"] if above else []
         losses += [f"on {objective} {_some(below)}"] if below else []
     told = [
-        f"Beat the reference (certified win rate above 0.5, all at once): {'; '.join(wins)}."
+        f"Certified to beat the reference (win rate above 0.5, all at once): {'; '.join(wins)}."
         if wins
         else "No policy is certified to beat the reference on any objective."
     ]
     if losses:
         told.append(
-            f"Lose to the reference (interval of the win rate below 0.5, each for itself): {'; '.join(losses)}."
+            f"Losing to the reference (interval of the win rate below 0.5, each for itself): {'; '.join(losses)}."
         )
     return told
 

@@ -127,18 +127,18 @@ def _scores(report: Report) -> str:
 def _profiles(verdicts: Sequence[Verdict]) -> str:
     if not verdicts:
         return section("Profiles", paragraph("The family has no profiles."), name="profiles")
-    columns = [Cell(name) for name in ("profile", "floor", "served by", "certified low", "margin", "")]
+    columns = [Cell(name) for name in ("profile", "", "floor", "served by", "certified low", "margin")]
     rows = []
     for verdict in verdicts:
         near = f"closest: {verdict.policy}" if verdict.policy != verdict.selection.policy else ""
         served = Cell(verdict.selection.policy or "none", near)
         if not verdict.checks:
-            rows.append([Cell(verdict.name), Cell("no floor"), served, Cell(""), Cell(""), _outcome(verdict.outcome)])
+            rows.append([Cell(verdict.name), _outcome(verdict.outcome), Cell("no floor"), served, Cell(""), Cell("")])
         for check in verdict.checks:
             low = "–" if check.certified_low is None else f"{check.certified_low:.3f}"
             margin = "–" if check.margin is None else _signed(check.margin)
             floor = Cell(f"{check.objective} ≥ {check.floor:g}", check.unit)
-            rows.append([Cell(verdict.name), floor, served, Cell(low), Cell(margin), _outcome(check.outcome)])
+            rows.append([Cell(verdict.name), _outcome(check.outcome), floor, served, Cell(low), Cell(margin)])
     told = [f"{verdict.name}: {verdict.selection.reason}." for verdict in verdicts]
     caption = "Floors of profiles.yaml, the organisation's among them, against certified lower bounds of this run"
     return section("Profiles", table(columns, rows, caption), items(told, "note"), name="profiles")

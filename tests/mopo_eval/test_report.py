@@ -83,8 +83,8 @@ def test_json_holds_scorecards_profiles_categories_examples_and_changes(root: Pa
 
 def test_only_certified_wins_over_the_reference_are_called_wins(root: Path) -> None:
     found = json.loads(command(root, "--json").stdout)
-    (wins,) = [sentence for sentence in found["summary"] if sentence.startswith("Beat the reference")]
-    (losses,) = [sentence for sentence in found["summary"] if sentence.startswith("Lose to the reference")]
+    (wins,) = [sentence for sentence in found["summary"] if sentence.startswith("Certified to beat")]
+    (losses,) = [sentence for sentence in found["summary"] if sentence.startswith("Losing to")]
     for name in OBJECTIVES:
         rates = {policy: scores[name]["win_rate"] for policy, scores in found["policies"].items()}
         (above,) = [part for part in re.split("[:;] ", wins) if part.startswith(f"on {name}")] or [""]
