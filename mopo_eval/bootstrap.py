@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from scipy import stats
 
 from mopo_eval.bounds import FloatArray
 
@@ -62,8 +63,33 @@ def studentised(shift: FloatArray, variance: FloatArray) -> FloatArray:
     return found
 
 
-def critical(deviation: FloatArray, confidence: float) -> FloatArray:
-    """Quantile of ``deviation`` (resamples, ...) along the resamples, the one that agrees with the p-value."""
+def critical(deviation: FloatArray, confidence: float, degrees: int) -> FloatArray:
+    """Quantile of ``deviation`` (resamples, ...) along the resamples, the one that agrees with ``two_sided_p``.
+
+    ``degrees``: of freedom. Beyond what resamples resolve it follows Student's tail, as ``two_sided_p`` does.
+    """
+    resolution = 1 / (len(deviation) + 1)
+    if 1 - confidence < resolution * (1 - 1e-9):
+        return float(stats.t.isf((1 - confidence) / 2, degrees)) * _stretch(deviation.max(axis=0), resolution, degrees)
     rank = math.ceil((len(deviation) + 1) * confidence - 1e-9)
     found: FloatArray = np.sort(deviation, axis=0)[rank - 1]
+    return found
+
+
+def two_sided_p(statistic: float, deviation: FloatArray, degrees: int) -> float:
+    """Of no difference, when |t| is ``statistic``: the share of ``deviation``, (resamples,), that is at least as far.
+
+    Where no resample is, the share says no more than that p is small, and no p would pass a correction for hundreds of
+    comparisons: there it goes on as Student's tail, stretched so that it begins no lower than the farthest resample.
+    """
+    resolution = 1 / (len(deviation) + 1)
+    if beyond := int(np.count_nonzero(deviation >= statistic - TINY)):
+        return (1 + beyond) * resolution
+    stretched = statistic / float(_stretch(deviation.max(), resolution, degrees))
+    return min(resolution, 2 * float(stats.t.sf(stretched, degrees)))
+
+
+def _stretch(farthest: "FloatArray | np.float64", resolution: float, degrees: int) -> FloatArray:
+    """By how much the resamples' tail is longer than Student's where the resamples end; at least 1."""
+    found: FloatArray = np.maximum(1, farthest / stats.t.isf(resolution / 2, degrees))
     return found

@@ -8,11 +8,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from scipy import stats
 
-from mopo_eval.bootstrap import RESAMPLES, TINY, critical, resampled_shifts, standard_error, studentised
-from mopo_eval.bounds import FloatArray, p_value
+from mopo_eval.bootstrap import TINY, critical, resampled_shifts, standard_error, studentised, two_sided_p
+from mopo_eval.bounds import HALVINGS, FloatArray, p_value
 from mopo_eval.intervals import betting_interval, enough_for_bootstrap
 
 
@@ -51,8 +50,8 @@ def paired_difference(ours: FloatArray, theirs: FloatArray, confidence: float = 
 def unpaired_difference(ours: FloatArray, theirs: FloatArray, confidence: float = 0.95) -> Difference:
     """Of two policies on different prompts: by the symmetric studentised bootstrap of both (Welch's statistic).
 
-    With few prompts, or few that differ, each side gets a betting interval at half the error; the p-value is then
-    1 - confidence or 1. Raises ValueError for fewer than two prompts on a side or values outside [0, 1].
+    With few prompts, or few that differ, each side gets a betting interval at half the error. Raises ValueError for
+    fewer than two prompts on a side or values outside [0, 1].
     """
     _check(ours, theirs)
     mean, n = float(ours.mean() - theirs.mean()), min(len(ours), len(theirs))
@@ -60,7 +59,8 @@ def unpaired_difference(ours: FloatArray, theirs: FloatArray, confidence: float 
         each = (1 + confidence) / 2
         a, b = betting_interval(ours, each), betting_interval(theirs, each)
         low, high = min(a.low - b.high, mean), max(a.high - b.low, mean)
-        return Difference(mean, low, high, 1 - confidence if low > 0 or high < 0 else 1.0, n)
+        above, below = (ours, theirs) if mean >= 0 else (theirs, ours)
+        return Difference(mean, low, high, _betting_p(above, below, (1 - confidence) / 4), n)
     sides = [resampled_shifts(side[None], seed=seed) for seed, side in enumerate((ours, theirs))]
     shift, variance = sides[0][0] - sides[1][0], sides[0][1] + sides[1][1]
     error = math.hypot(*(float(standard_error(side[None])[0]) for side in (ours, theirs)))
@@ -110,11 +110,27 @@ def _prompts_to_see(mean: float, variance: float, power: float, confidence: floa
     return max(2, math.ceil(z * z * variance / mean**2))
 
 
+def _betting_p(above: FloatArray, below: FloatArray, alpha: float) -> float:
+    """Two-sided, of ``above`` and ``below`` having one mean; bets are strongest at the level ``alpha`` of each.
+
+    If the true mean of ``above`` is no greater, every m is either no less than it or no greater than that of ``below``.
+    So it is refuted where one m is too great for the first and too small for the second: four times the larger of the
+    two p-values, for two sides and two directions, at the m that is best.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        m = (low + high) / 2
+        too_great = p_value(above, m, alpha, binary=False)  # grows with m
+        too_small = p_value(1 - below, 1 - m, alpha, binary=False)  # falls with m
+        low, high = (low, m) if too_great > too_small else (m, high)
+    return min(1.0, 4 * max(too_great, too_small))
+
+
 def _studentised(mean: float, error: float, deviation: FloatArray, confidence: float, n: int) -> Difference:
     """From |t| of the resamples, (resamples,)."""
-    reach = float(critical(deviation, confidence)) * error
-    beyond = int(np.count_nonzero(deviation >= abs(mean) / error - TINY))
-    return Difference(mean, max(-1.0, mean - reach), min(1.0, mean + reach), (1 + beyond) / (1 + RESAMPLES), n)
+    reach = float(critical(deviation, confidence, n - 1)) * error
+    p = two_sided_p(abs(mean) / error, deviation, n - 1)
+    return Difference(mean, max(-1.0, mean - reach), min(1.0, mean + reach), p, n)
 
 
 def _check(*sides: FloatArray) -> None:

@@ -69,7 +69,8 @@ def enough_for_bootstrap(values: FloatArray) -> bool:
 
 def bootstrap_reach(values: FloatArray, confidence: float) -> FloatArray:
     """(C,) how far the symmetric studentised bootstrap's interval reaches to both sides of the means of the rows."""
-    reach: FloatArray = critical(studentised(*resampled_shifts(values)), confidence) * standard_error(values)
+    deviation = studentised(*resampled_shifts(values))
+    reach: FloatArray = critical(deviation, confidence, values.shape[1] - 1) * standard_error(values)
     return reach
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mopo_eval.bootstrap import RESAMPLES, critical, draws, resampled_means, resampled_shifts, studentised
+from mopo_eval.bootstrap import RESAMPLES, critical, draws, resampled_means, resampled_shifts, studentised, two_sided_p
 
 
 def test_each_draw_counts_every_prompt_that_it_takes_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +31,26 @@ def test_the_statistic_is_students_where_values_are_normal() -> None:
     values = np.random.default_rng(1).normal(size=(1, 3000))
     deviation = studentised(*resampled_shifts(values))
     for confidence in (0.8, 0.95):
-        assert critical(deviation, confidence)[0] == pytest.approx(stats.norm.ppf((1 + confidence) / 2), rel=0.04)
+        assert critical(deviation, confidence, 2999)[0] == pytest.approx(stats.norm.ppf((1 + confidence) / 2), rel=0.04)
+
+
+def test_beyond_the_resamples_the_tail_is_students() -> None:
+    values = np.random.default_rng(1).normal(size=(1, 3000))
+    deviation = studentised(*resampled_shifts(values))[:, 0]
+    for confidence in (0.9999, 1 - 1e-7):
+        reach = float(critical(deviation, confidence, 2999))
+        assert reach == pytest.approx(stats.norm.isf((1 - confidence) / 2), rel=0.08)
+        assert two_sided_p(reach, deviation, 2999) == pytest.approx(1 - confidence)
+
+
+def test_a_longer_tail_is_continued_without_a_jump() -> None:
+    deviation = np.abs(stats.t(4).rvs(RESAMPLES, random_state=0))
+    farthest = float(deviation.max())
+    assert two_sided_p(farthest, deviation, 199) == 2 / (RESAMPLES + 1)
+    assert two_sided_p(farthest * 1.001, deviation, 199) == pytest.approx(1 / (RESAMPLES + 1), rel=0.02)
+    assert two_sided_p(farthest * 1.5, deviation, 199) > 2 * stats.t.sf(farthest * 1.5, 199)
+    assert critical(deviation, 1 - 1 / (RESAMPLES + 1), 199) == farthest
+    assert critical(deviation, 1 - 0.5 / (RESAMPLES + 1), 199) > farthest
 
 
 def test_shift_and_variance_by_definition() -> None:

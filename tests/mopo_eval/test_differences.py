@@ -49,7 +49,7 @@ def test_few_differing_prompts_bet_and_no_difference_is_never_a_point() -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=40),
-    st.sampled_from([0.5, 0.9, 0.95, 0.99]),
+    st.sampled_from([0.5, 0.9, 0.95, 0.99, 0.9999]),
 )
 def test_an_interval_excludes_0_exactly_where_the_p_value_says_so(
     pairs: list[tuple[int, int]], confidence: float
@@ -81,6 +81,33 @@ def test_equal_policies_are_told_apart_no_more_often_than_stated(chance: float) 
         ours, theirs = (side < chance / 2).astype(float), (side > 1 - chance / 2).astype(float)
         rejected += paired_difference(ours, theirs).p_value <= 0.05
     assert rejected <= stats.binom.ppf(0.999, trials, 0.05)
+
+
+def test_a_clear_difference_is_found_among_many_comparisons() -> None:
+    rng = np.random.default_rng(6)
+    theirs = rng.random(200) * 0.5
+    ours = theirs + 0.1 + 0.1 * rng.random(200)
+    for difference in (paired_difference, unpaired_difference):
+        adjusted = holm([difference(ours, theirs).p_value, *[1.0] * 249])[0]
+        peer = (stats.ttest_rel if difference is paired_difference else stats.ttest_ind)(ours, theirs).pvalue
+        assert 250 * peer < adjusted < 1e-4
+
+
+def test_few_failures_on_other_prompts_are_told_from_many() -> None:
+    """A policy that hardly ever fails leaves nothing to resample; Fisher's exact test knows the truth."""
+    ours, theirs = np.repeat([0.0, 1.0], [2, 298]), np.repeat([0.0, 1.0], [80, 220])
+    found = unpaired_difference(ours, theirs)
+    exact = stats.fisher_exact([[2, 298], [80, 220]]).pvalue
+    assert exact < found.p_value < 1e-6
+    assert found.low > 0
+    few = unpaired_difference(np.repeat([0.0, 1.0], [2, 298]), np.repeat([0.0, 1.0], [6, 294]))
+    assert few.p_value > 0.05
+
+
+def test_bets_on_different_prompts_rarely_refute_what_is_true() -> None:
+    rng, trials = np.random.default_rng(7), 400
+    refuted = [unpaired_difference(*(rng.random((2, 60)) < 0.03).astype(float)).p_value <= 0.05 for _ in range(trials)]
+    assert sum(refuted) <= stats.binom.ppf(0.999, trials, 0.05)
 
 
 def test_holms_adjustment_by_hand() -> None:
