@@ -3,6 +3,8 @@
 Everything in a card comes from the family's files; what they do not say is called unknown or not measured.
 """
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,7 @@ def front_matter(subject: Subject) -> dict[str, Any]:
     """The hub's metadata (huggingface.co/docs/hub/model-cards). Strings are single lines, so none can end the block."""
     family, policy, summary = subject.family, subject.policy, subject.results.summary
     adapted = policy.adapter is not None
-    found: dict[str, Any] = {"base_model": one_line(family.base_model, 4096)} if adapted else {}
+    found: dict[str, Any] = {"base_model": one_line(_without_directory(family.base_model), 4096)} if adapted else {}
     found["library_name"] = "peft" if adapted else "transformers"
     if subject.license:
         found["license"] = subject.license
@@ -93,7 +95,7 @@ def _purpose(subject: Subject) -> str:
         floors = ", ".join(f"{name} ≥ {floor:.3f}" for name, floor in policy.floors.items())
         held = f" while holding floors in data win rate ({floors})" if floors else ", without floors"
         what = (
-            f"An adapter of {plain(family.base_model)}, of kind {plain(policy.kind)}, made from pairwise preferences "
+            f"An adapter of {_source(family.base_model)}, of kind {plain(policy.kind)}, made from pairwise preferences "
             f"to raise {family.primary}{held}."
         )
     summary = subject.results.summary
@@ -121,7 +123,7 @@ def _measured(subject: Subject) -> str:
     columns = ["objective", "judge score", "certified low", "win rate", "certified low", "prompts"]
     return (
         f"Run {summary.run} of {plain(summary.created_at)}: {summary.prompts} prompts of "
-        f"{plain(summary.prompts_from)}, answers to each: {sampling.samples}, temperature {sampling.temperature:g}, "
+        f"{_source(summary.prompts_from)}, answers to each: {sampling.samples}, temperature {sampling.temperature:g}, "
         f"at most {sampling.max_tokens} tokens, seed {sampling.seed}, engine {plain(summary.engine)}.\n\n"
         f"{table(columns, rows)}\n\n"
         f"Mean and two-sided {card.confidence:.0%} interval, each for itself, clustered by prompt. A judge score is in "
@@ -200,18 +202,18 @@ def _origin(subject: Subject) -> str:
     labelled = ", ".join(f"{name} {count:,}" for name, count in data.labelled.items())
     told = [
         f"Family: made {plain(family.created_at)} with mopo-suite {plain(family.package_version)}.",
-        f"Data: {', '.join(map(plain, data.source))}; {data.pairs:,} pairs on {data.prompts:,} prompts.",
+        f"Data: {', '.join(map(_source, data.source))}; {data.pairs:,} pairs on {data.prompts:,} prompts.",
         f"Labelled pairs: {labelled}.",
         f"SHA-256 of the data's rows: {plain(data.sha256)}.",
-        f"Base model: {plain(family.base_model)}.",
+        f"Base model: {_source(family.base_model)}.",
     ]
     if training is not None:
-        told.append(f"Trained from {plain(training.model)}, fingerprint {plain(training.model_fingerprint)}.")
+        told.append(f"Trained from {_source(training.model)}, fingerprint {plain(training.model_fingerprint)}.")
     elif not any(path.startswith(f"{family.base_model}/") for path in subject.hashes):
         told.append("Hash of the base model: not known.")
     told += [f"SHA-256 of {plain(path)}: `{digest}`." for path, digest in subject.hashes.items()]
     told.append(f"License: {subject.license or 'not known'}.")
-    settings = ", ".join(f"{plain(name)} {plain(value)}" for name, value in family.config.items())
+    settings = ", ".join(f"{plain(name)} {plain(json.dumps(value))}" for name, value in family.config.items())
     return bullets([*told, f"Settings of the training: {settings or 'not recorded'}."])
 
 
@@ -243,3 +245,13 @@ def _with_interval(score: Estimate) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
+
+
+def _source(source: str) -> str:
+    """A file, model or data set, as Markdown."""
+    return plain(_without_directory(source))
+
+
+def _without_directory(source: str) -> str:
+    """A file's name for its full path on the machine that made it, also after ``objective=``; else as it is."""
+    return re.sub(r"^([a-z0-9_-]+=)?(?:[\\/~]|[A-Za-z]:[\\/]).*[\\/]", r"\1", source.rstrip("/\\"))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mopo_eval.plain_text import one_line
 
-_ACTS = re.compile(r"[\\`*{}\[\]<>!|~$&@#]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+_ACTS = re.compile(r"[\\`*\[\]<>!|~$&@#]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 """What may begin markup within a line. As character references they cannot (CommonMark 0.31, section 2.5), nor end a
 table's cell, which a backslash would not prevent everywhere."""
 

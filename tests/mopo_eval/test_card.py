@@ -175,6 +175,30 @@ def test_hashes_are_those_of_the_files(root: Path) -> None:
     assert "not known" not in text.replace("License: not known", "")
 
 
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("/home/ann/pairs.jsonl", "pairs.jsonl"),
+        ("safety=/home/ann/data/", "safety=data"),
+        (r"C:\Users\ann\pairs.jsonl", "pairs.jsonl"),
+        ("~/pairs.jsonl", "pairs.jsonl"),
+        ("data/pairs.jsonl", "data/pairs.jsonl"),
+        ("owner/name", "owner/name"),
+    ],
+)
+def test_a_card_tells_no_directory_of_the_machine_that_made_it(root: Path, source: str, told: str) -> None:
+    family = json.loads((root / "family.json").read_text())
+    family["base_model"], family["data"]["source"] = source, [source]
+    (root / "family.json").write_text(json.dumps(family))
+    (root / "run.json").write_text(json.dumps({"model": source, "model_fingerprint": "f" * 64}))
+    text = cards(root)["policy-01"]
+    assert hub(text).base_model == told
+    assert "ann" not in text
+    page = rendered(text).text
+    assert f"Data: {told}; 600 pairs" in page
+    assert f"Trained from {told}, fingerprint" in page
+
+
 def test_what_is_not_known_is_said(root: Path) -> None:
     text = cards(root)["policy-01"]
     assert "Hash of the base model: not known" in text
