@@ -16,6 +16,8 @@ RESAMPLES = 3999
 """One less than a round number: the p-value (1 + count) / (1 + resamples) and the interval then agree exactly."""
 CELLS_AT_ONCE = 4_000_000
 """Counts held in memory at a time."""
+LEAST_P = 1e-6
+"""Smallest p-value that is claimed: farther out nobody knows how far the tail is Student's."""
 TINY = 1e-12
 """Spreads below this are rounding."""
 
@@ -66,9 +68,12 @@ def studentised(shift: FloatArray, variance: FloatArray) -> FloatArray:
 def critical(deviation: FloatArray, confidence: float, degrees: int) -> FloatArray:
     """Quantile of ``deviation`` (resamples, ...) along the resamples, the one that agrees with ``two_sided_p``.
 
-    ``degrees``: of freedom. Beyond what resamples resolve it follows Student's tail, as ``two_sided_p`` does.
+    ``degrees``: of freedom. Beyond what resamples resolve it follows Student's tail, as ``two_sided_p`` does, and is
+    infinite where that claims nothing.
     """
     resolution = 1 / (len(deviation) + 1)
+    if 1 - confidence < LEAST_P * (1 - 1e-9):
+        return np.full(deviation.shape[1:], np.inf)
     if 1 - confidence < resolution * (1 - 1e-9):
         return float(stats.t.isf((1 - confidence) / 2, degrees)) * _stretch(deviation.max(axis=0), resolution, degrees)
     rank = math.ceil((len(deviation) + 1) * confidence - 1e-9)
@@ -80,13 +85,14 @@ def two_sided_p(statistic: float, deviation: FloatArray, degrees: int) -> float:
     """Of no difference, when |t| is ``statistic``: the share of ``deviation``, (resamples,), that is at least as far.
 
     Where no resample is, the share says no more than that p is small, and no p would pass a correction for hundreds of
-    comparisons: there it goes on as Student's tail, stretched so that it begins no lower than the farthest resample.
+    comparisons: there it goes on as Student's tail, stretched so that it begins no lower than the farthest resample,
+    down to ``LEAST_P``.
     """
     resolution = 1 / (len(deviation) + 1)
     if beyond := int(np.count_nonzero(deviation >= statistic - TINY)):
         return (1 + beyond) * resolution
     stretched = statistic / float(_stretch(deviation.max(), resolution, degrees))
-    return min(resolution, 2 * float(stats.t.sf(stretched, degrees)))
+    return min(resolution, max(LEAST_P, 2 * float(stats.t.sf(stretched, degrees))))
 
 
 def _stretch(farthest: "FloatArray | np.float64", resolution: float, degrees: int) -> FloatArray:

@@ -37,7 +37,7 @@ def test_the_statistic_is_students_where_values_are_normal() -> None:
 def test_beyond_the_resamples_the_tail_is_students() -> None:
     values = np.random.default_rng(1).normal(size=(1, 3000))
     deviation = studentised(*resampled_shifts(values))[:, 0]
-    for confidence in (0.9999, 1 - 1e-7):
+    for confidence in (0.9999, 1 - 1e-5):
         reach = float(critical(deviation, confidence, 2999))
         assert reach == pytest.approx(stats.norm.isf((1 - confidence) / 2), rel=0.08)
         assert two_sided_p(reach, deviation, 2999) == pytest.approx(1 - confidence)
@@ -51,6 +51,8 @@ def test_a_longer_tail_is_continued_without_a_jump() -> None:
     assert two_sided_p(farthest * 1.5, deviation, 199) > 2 * stats.t.sf(farthest * 1.5, 199)
     assert critical(deviation, 1 - 1 / (RESAMPLES + 1), 199) == farthest
     assert critical(deviation, 1 - 0.5 / (RESAMPLES + 1), 199) > farthest
+    assert two_sided_p(1e9, deviation, 199) == 1e-6  # no smaller one is claimed
+    assert critical(deviation, 1 - 1e-7, 199) == np.inf
 
 
 def test_shift_and_variance_by_definition() -> None:
