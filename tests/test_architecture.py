@@ -60,6 +60,7 @@ def test_torch_is_imported_at_module_level_by_training_alone(package: str) -> No
         "mopo_eval.profiles",
         "mopo_eval.selection",
         "mopo_serve.gateway",
+        "mopo_serve.audit.frames",
         "dashboards.frames",
         "dashboards.charts",
     ],
