@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mopo_eval.evaluation import read_summary
+from mopo_eval.evaluation import SPOOL, read_summary
 from mopo_eval.profiles import ProfileFile, read_profiles
 from mopo_eval.prompts import EvaluationPrompt
 from mopo_train.console import say
@@ -34,9 +34,9 @@ class Registration(BaseModel):
 
 
 def register(root: Path, family: PolicyFamily, run: str, prompts: Sequence[EvaluationPrompt]) -> None:
-    """Record the profiles of the family in ``root`` for ``run``, unless it has begun already."""
+    """Record the profiles of the family in ``root`` for ``run``, unless it has an answer already."""
     directory = root / "evaluation" / run
-    if any((directory / name).exists() for name in (FILE, "run.json", "responses.parquet")):
+    if any((directory / name).exists() for name in (SPOOL, "run.json", "responses.parquet")):
         return
     path, profiles = root / "profiles.yaml", ProfileFile()
     if path.exists():

@@ -24,14 +24,17 @@ class Spool:
         self._descriptor, self._path = descriptor, path
         self._closing = threading.Event()
         self._unsynced = threading.Event()
+        self._failed: OSError | None = None
         self._syncing = threading.Thread(target=self._sync, daemon=True)
         self._syncing.start()
 
     def append(self, answer: Answer) -> None:
-        """Keep ``answer``. Raises MopoError where the disk takes no more."""
+        """Keep ``answer``. Raises MopoError where the disk takes no more, also where it says so only later."""
         line = json.dumps(answer._asdict(), ensure_ascii=True, separators=(",", ":")) + "\n"
         data = line.encode()
         try:
+            if self._failed:
+                raise self._failed
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError as error:
@@ -52,7 +55,10 @@ class Spool:
     def _sync_new(self) -> None:
         if self._unsynced.is_set():
             self._unsynced.clear()
-            os.fsync(self._descriptor)
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                self._failed = error
 
 
 @contextmanager
