@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mopo_serve.audit.commands import audit
 from mopo_train import __version__
 from mopo_train.console import CommandGroup, print_json, print_table, say
 
@@ -27,6 +28,9 @@ PROFILES = click.option(
 @click.version_option(__version__)
 def main() -> None:
     """Serve a family of policies: each caller names floors, the gateway picks the policy that holds them."""
+
+
+main.add_command(audit)
 
 
 @main.command()

@@ -5,6 +5,7 @@ number of gateways on one store share one chain per table, with one head to keep
 Canonical bytes are made before the lock is taken; under it only one hash per row and the insert remain.
 """
 
+import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,8 +32,10 @@ from mopo_serve.audit.chain import Head, canonical, link, plain
 from mopo_serve.audit.schema import HEADS, MIGRATIONS, TABLES, AuditError, current_version, migrate, said
 from mopo_serve.decisions import Decision
 
-PATIENCE_SECONDS = 2
-"""How long an append waits for a lock or a connection before the store counts as unavailable."""
+PATIENCE_SECONDS = 1
+"""How long an append waits for a lock before the store counts as unavailable."""
+CONNECT_SECONDS = 2
+"""The same for a connection to PostgreSQL; its driver knows no less."""
 MIGRATION_LOCK = 0x6D6F706F
 """Key of PostgreSQL's advisory lock ("mopo")."""
 Row = Mapping[str, Any]
@@ -50,6 +53,7 @@ class AuditStore:
         self.name = engine.url.render_as_string(hide_password=True)
         self.writer = new_writer()
         self._ordinal = 0
+        self._file: tuple[int, int] | None = None
 
     def append(self, table: Table, rows: Sequence[Row]) -> Head:
         """Append ``rows`` in one transaction, durably; gives the new head. Rows that are stored already are left out.
@@ -67,6 +71,7 @@ class AuditStore:
             for row, content in zip(plain_rows, contents, strict=True):
                 if row["ordinal"] <= stored[row["writer"]]:
                     continue
+                stored[row["writer"]] = row["ordinal"]
                 head = Head(head.seq + 1, link(head.hash, head.seq + 1, content))
                 linked.append(row | {"seq": head.seq, "hash": head.hash})
             if linked:
@@ -112,8 +117,25 @@ class AuditStore:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
+        self._check_file()
         with _reported(self.name), self.engine.begin() as connection:
             yield connection
+        self._check_file()
+
+    def _check_file(self) -> None:
+        """Raise StoreUnavailable if SQLite's file is not the one that was opened: it would still take rows, unseen."""
+        if self.engine.dialect.name != "sqlite":
+            return
+        try:
+            found = os.stat(str(self.engine.url.database))
+        except FileNotFoundError:
+            found = None
+        if self._file is None and found is not None:
+            self._file = (found.st_dev, found.st_ino)
+        elif self._file is not None and (found is None or self._file != (found.st_dev, found.st_ino)):
+            self.engine.dispose()
+            self._file = None
+            raise StoreUnavailable(f"the audit store {self.name} was removed or replaced while it was open")
 
     def _head(self, connection: Connection, table: Table, *, lock: bool = True) -> Head:
         query = select(HEADS.c.seq, HEADS.c.hash).where(HEADS.c.chain == table.name)
@@ -175,9 +197,12 @@ def open_store(place: str, *, create: bool = True) -> AuditStore:
 
 
 def decision_row(decision: Decision, writer: str, ordinal: int) -> dict[str, Any]:
-    """``decision`` as a row of ``DECISIONS``."""
-    floors = canonical_floors(decision.floors)
-    return {**decision._asdict(), "floors": floors, "writer": writer, "ordinal": ordinal}
+    """``decision`` as a row of ``DECISIONS``. An engine's token counts are kept only if they are counts."""
+    row = {**decision._asdict(), "writer": writer, "ordinal": ordinal}
+    for name in ("prompt_tokens", "completion_tokens"):
+        if not (type(row[name]) is int and 0 <= row[name] < 2**53):
+            row[name] = None
+    return row | {"floors": canonical_floors(decision.floors)}
 
 
 def canonical_floors(floors: Mapping[str, float]) -> str:
@@ -217,7 +242,7 @@ def _engine(url: URL) -> Engine:
             event.listen(engine, "begin", _sqlite_begins)
             return engine
         options = f"-c lock_timeout={PATIENCE_SECONDS}s -c statement_timeout=60s"
-        return create_engine(url, connect_args={"connect_timeout": PATIENCE_SECONDS, "options": options})
+        return create_engine(url, connect_args={"connect_timeout": CONNECT_SECONDS, "options": options})
     except (ImportError, NoSuchModuleError) as error:
         raise AuditError("PostgreSQL needs its driver: pip install 'mopo-suite[postgresql]'") from error
 
