@@ -13,7 +13,7 @@ import scipy.optimize
 
 from mopo_train.errors import DataError, FloorError
 from mopo_train.family import check_floors
-from mopo_train.feasibility import Nearest, attainable_values, nearest_feasible
+from mopo_train.feasibility import Nearest, attainable_values, conflicting, nearest_feasible
 from mopo_train.interior import lower_values, solve_robust, tilt_robust
 from mopo_train.robust import Lower, lower_value, radii
 from mopo_train.tilting import (
@@ -56,8 +56,9 @@ class Solution(NamedTuple):
     """(Y,) s_lambda(x, y) with the robust t_k(x) folded in; the policy is reference x exp(score / tau), normalised."""
     predicted: dict[str, float]
     """Plain mean over the labelled prompts, for every objective."""
-    predicted_low: dict[str, float]
-    """Worst reweighting of the prompts within the KL ball; equals ``predicted`` at epsilon 0."""
+    robust: dict[str, float]
+    """Worst reweighting of the prompts within the KL ball, on the win rates that chose the policy: what floors are
+    checked on. Equals ``predicted`` at epsilon 0. No bound on anything: see `crossfit` for one."""
     chi: dict[str, float]
     """Temperature >= 0 of that reweighting, t proportional to exp(-v / chi); infinite at epsilon 0 (`robust.Lower`)."""
     kl: float
@@ -68,6 +69,12 @@ class Solution(NamedTuple):
     """False: no policy meets ``floors``; everything else belongs to ``nearest_floors``."""
     nearest_floors: dict[str, float]
     """Equal to ``floors`` when feasible."""
+    primary: str = ""
+    """The objective that was maximised."""
+    conflict: tuple[str, ...] = ()
+    """Where infeasible: floors that cannot be met together, though all but any one of them can."""
+    predicted_low: dict[str, float] = {}
+    """Cross-fitted lower bounds (`crossfit.with_bounds` fills them in); empty where the win rates are all there is."""
 
 
 def solve(
@@ -92,14 +99,16 @@ def solve(
     reach = radius[[rates.column(name) for name in floors]]
     weights = _optimum(problem, bounds, reach)
     if weights is not None:
-        return _solution(rates, problem, weights, radius, floors)
+        return _solution(rates, problem, weights, radius, floors)._replace(primary=primary)
     nearest = nearest_feasible(problem, bounds, reach)
     weights = _near_optimum(problem, np.minimum(bounds, nearest.values), reach, nearest)
-    solution = _solution(rates, problem, weights, radius, floors)
+    solution = _solution(rates, problem, weights, radius, floors)._replace(primary=primary)
     if nearest.shortfall <= EDGE:
         return solution
     close = {name: float(min(floors[name], value)) for name, value in zip(floors, nearest.values, strict=True)}
-    return solution._replace(feasible=False, nearest_floors=close)
+    names = list(floors)
+    at_odds = tuple(names[row] for row in conflicting(problem, bounds, reach, EDGE))
+    return solution._replace(feasible=False, nearest_floors=close, conflict=at_odds)
 
 
 def tilt(
@@ -118,9 +127,9 @@ def tilt(
     reach = radius[[rates.column(name) for name in multipliers]]
     weights = tilt_robust(problem, given, reach) if (reach > 0).any() else given
     solution = _solution(rates, problem, weights, radius, {})
-    attained = {name: solution.predicted_low[name] for name in multipliers}
+    attained = {name: solution.robust[name] for name in multipliers}
     exact = {name: float(value) for name, value in multipliers.items()}
-    return solution._replace(floors=attained, nearest_floors=attained, multipliers=exact)
+    return solution._replace(floors=attained, nearest_floors=attained, multipliers=exact, primary=primary)
 
 
 def attainable(rates: WinRates, epsilon: float | None = None) -> dict[str, float]:
@@ -134,8 +143,13 @@ def infeasible_message(solution: Solution, largest: Mapping[str, float]) -> str:
     def listed(values: Mapping[str, float]) -> str:
         return ", ".join(f"{name}={np.floor(value * 1e4) / 1e4:.4f}" for name, value in values.items())
 
+    reason = ""
+    if 1 < len(solution.conflict) < len(solution.floors):
+        reason = f"{' and '.join(solution.conflict)} are at odds: no policy meets these without the others either. "
+    elif len(solution.conflict) == 1 < len(solution.floors):
+        reason = f"{solution.conflict[0]} alone is out of reach. "
     return (
-        f"no policy meets the floors {listed(solution.floors)} (data win rate). "
+        f"no policy meets the floors {listed(solution.floors)} (data win rate). {reason}"
         f"Attainable one at a time: {listed({name: largest[name] for name in solution.floors})}. "
         f"Nearest feasible floors: {listed(solution.nearest_floors)}."
     )
@@ -259,17 +273,17 @@ def _solution(
     tilted = tilt_scores(problem, scores(problem, weights))
     ratio = tilted.share / rates.mass
     by_prompt = values_by_prompt(rates, tilted.share)  # (K, P)
-    predicted, low, chi, multipliers = {}, {}, {}, {}
+    predicted, robust, chi, multipliers = {}, {}, {}, {}
     for k, name in enumerate(rates.objectives):
         values = by_prompt[k, rates.labelled[:, k]]
         predicted[name] = float(values.mean()) if len(values) else UNLABELLED_RATE
         lower = lower_value(values, radius[k]) if len(values) else NOTHING_OBSERVED
-        low[name], chi[name] = lower.value, lower.temperature
+        robust[name], chi[name] = lower.value, lower.temperature
     for row, name in enumerate(floors):
         weight = weights[row]
         multipliers[name] = float(weight if weight.ndim == 0 else weight[problem.labelled[row]].mean())
     moved = quality(rates, ratio)
     asked = {name: float(floor) for name, floor in floors.items()}
     return Solution(
-        asked, multipliers, ratio, tilted.score, predicted, low, chi, moved.kl, moved.ess, True, dict(asked)
+        asked, multipliers, ratio, tilted.score, predicted, robust, chi, moved.kl, moved.ess, True, dict(asked)
     )

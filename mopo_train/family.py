@@ -55,7 +55,7 @@ class Policy(_Model):
     predicted: dict[ObjectiveName, float] = {}
     """Predicted data win rate per objective (plain mean over prompts)."""
     predicted_low: dict[ObjectiveName, float] = {}
-    """Predicted robust data win rate per objective (design section 2)."""
+    """Lower bound on the true data win rate per objective, net of the labels' noise (`optimism`)."""
     ess: float | None = None
     """Mean over prompts of (sum rho)^2 / (r sum rho^2), in (0, 1]."""
 

@@ -62,6 +62,23 @@ def nearest_feasible(problem: Problem, bounds: FloatArray, radius: FloatArray) -
     return _nearest_plain(problem, bounds)
 
 
+def conflicting(problem: Problem, bounds: FloatArray, radius: FloatArray, tolerance: float) -> list[int]:
+    """Rows of floors ``bounds`` (m,) that no policy meets together, though it meets all but any one of them.
+
+    For infeasible floors: each is left out in turn and stays out where the rest is still missed by more than
+    ``tolerance`` (a deletion filter). There may be several such sets; later floors are left out last.
+    """
+    kept = list(range(len(bounds)))
+    for row in range(len(bounds)):
+        rest = [other for other in kept if other != row]
+        if not rest:
+            break
+        places = np.array(rest)
+        if nearest_feasible(problem.keep(places), bounds[places], radius[places]).shortfall > tolerance:
+            kept = rest
+    return kept
+
+
 def _nearest_plain(problem: Problem, bounds: FloatArray) -> Nearest:
     m = len(bounds)
     policies = [_best(problem, direction) for direction in np.vstack([np.ones(m), np.eye(m)])]  # each (m,)

@@ -14,6 +14,7 @@ from mopo_train.dual import Solution, attainable, infeasible_message, solve
 from mopo_train.errors import FamilyError
 from mopo_train.family import write_whole
 from mopo_train.front import propose
+from mopo_train.optimism import with_bounds
 from mopo_train.robust import radii
 from mopo_train.winrates import WinRates, comparisons_per_response, win_rates
 
@@ -36,6 +37,8 @@ class PlanRequest(NamedTuple):
     tau: float = 0.15
     epsilon: float | None = None
     """KL radius of the robust floors; None: the default for the number of prompts."""
+    independent_labels: bool = False
+    """Whoever labelled erred on one objective without regard to the others (`optimism`): sharper lower bounds."""
 
 
 class Plan(NamedTuple):
@@ -58,6 +61,7 @@ def make_plan(data: "PreferenceData", request: PlanRequest) -> Plan:
         points = [solve(rates, primary=primary, floors=request.floors, tau=request.tau, epsilon=request.epsilon)]
     else:
         points = propose(rates, primary=primary, policies=request.policies, tau=request.tau, epsilon=request.epsilon)
+    points = with_bounds(data, rates, points, request.tau, request.epsilon, independent=request.independent_labels)
     document = plan_document(rates, points, primary=primary, tau=request.tau, epsilon=request.epsilon)
     compared = {name: count.mean for name, count in comparisons_per_response(data).items()}
     document |= {"pairs": len(data.weight), "comparisons_per_response": compared}
@@ -97,9 +101,11 @@ def few_points(found: int) -> str:
 
 def _point(point: Solution) -> dict[str, Any]:
     """The fields of one point; an infeasible one also names the floors that its values belong to."""
-    fields = ("floors", "multipliers", "predicted", "predicted_low", "kl", "ess", "feasible")
+    fields = ("floors", "multipliers", "predicted", "robust", "predicted_low", "kl", "ess", "feasible")
     described = {name: getattr(point, name) for name in fields}
-    return described if point.feasible else described | {"nearest_floors": point.nearest_floors}
+    if point.feasible:
+        return described
+    return described | {"nearest_floors": point.nearest_floors, "conflict": list(point.conflict)}
 
 
 def _point_warnings(rates: WinRates, points: Sequence[Solution], largest: Mapping[str, float]) -> list[str]:
@@ -121,7 +127,8 @@ def _label_warnings(rates: WinRates, compared: Mapping[str, float]) -> list[str]
     if few:
         warnings.append(
             f"comparisons per response: {', '.join(few)} (below {TRUSTED_COMPARISONS}). The noise of so few labels "
-            "counts as quality here, so predictions are optimistic: believe what 'mopo-eval run' measures."
+            "counts as quality here, so predictions are optimistic: believe the lower bounds, which hold whatever the "
+            "noise and are wide for want of labels, and what 'mopo-eval run' measures."
         )
     alone = int((np.diff(rates.starts) == 1).sum())
     if alone:

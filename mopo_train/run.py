@@ -30,6 +30,7 @@ from mopo_train.family import (
     write_family,
 )
 from mopo_train.front import propose
+from mopo_train.optimism import with_bounds
 from mopo_train.plan import plan_document, write_plan
 from mopo_train.policy.adapter import (
     AdapterTask,
@@ -147,7 +148,7 @@ def run_family(
         say(f"this family is already in '{out}'; --force trains it again")
         return read_family(out)
     rates = win_rates(data)
-    points = choose_points(rates, config)
+    points = with_bounds(data, rates, choose_points(rates, config), config.tau, config.epsilon)
     tokenizer = load_tokenizer(model, add_template=find_model(model) is not None)
     corpus = encode_corpus(data, tokenizer, min(config.max_length, context_length(model)))
     document = plan_document(rates, points, primary=config.primary, tau=config.tau, epsilon=config.epsilon)
@@ -191,7 +192,7 @@ def choose_points(rates: WinRates, config: RunConfig) -> list[Solution]:
             beyond = [
                 point
                 for point in propose(rates, policies=8 * config.policies, **how)
-                if all(point.predicted_low[name] >= floor for name, floor in config.floors.items())
+                if all(point.robust[name] >= floor for name, floor in config.floors.items())
             ]
             places = np.unique(np.linspace(0, len(beyond) - 1, config.policies - 1).round().astype(int))
             found += [beyond[place] for place in places] if beyond else []

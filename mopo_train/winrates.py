@@ -6,15 +6,12 @@ for that; `comparisons_per_response` says how bad it may be.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from mopo_train.errors import DataError, FloorError
-
-if TYPE_CHECKING:
-    from mopo_train.preferences import PreferenceData
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -22,6 +19,38 @@ BoolArray = npt.NDArray[np.bool_]
 
 UNLABELLED_RATE = 0.5
 """Rate of a response without a label: parity."""
+
+
+class Labelled(Protocol):
+    """R comparisons of Y distinct responses to P prompts on K objectives; `preferences.PreferenceData` is one."""
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """K names."""
+
+    @property
+    def labels(self) -> FloatArray:
+        """(R, K) probability that the first response is preferred; NaN where unlabelled."""
+
+    @property
+    def weight(self) -> FloatArray:
+        """(R,) greater than 0."""
+
+    @property
+    def prompt(self) -> IntArray:
+        """(R,) index of the row's prompt."""
+
+    @property
+    def first(self) -> IntArray:
+        """(R,) index of the first response."""
+
+    @property
+    def second(self) -> IntArray:
+        """(R,) index of the second response."""
+
+    @property
+    def response_prompt(self) -> IntArray:
+        """(Y,) prompt of each response, ascending; every prompt has one."""
 
 
 class WinRates(NamedTuple):
@@ -58,27 +87,48 @@ class WinRates(NamedTuple):
         return np.repeat(np.arange(self.prompts), np.diff(self.starts))
 
 
-def win_rates(data: "PreferenceData") -> WinRates:
+class LabelSums(NamedTuple):
+    """What comparisons say of responses, before the division."""
+
+    total: FloatArray
+    """(Y, K) weight of the comparisons of a response that carry a label."""
+    won: FloatArray
+    """(Y, K) the same, times the label; ``response_b`` has 1 - label."""
+
+    def rates(self) -> FloatArray:
+        """(Y, K) weighted mean labels; `UNLABELLED_RATE` without any."""
+        seen = self.total > 0
+        mean = self.won / np.where(seen, self.total, 1.0)
+        return np.where(seen, np.clip(mean, 0.0, 1.0), UNLABELLED_RATE)  # rounding may leave [0, 1] by 1e-16
+
+
+def label_sums(data: Labelled, rows: BoolArray | None = None) -> LabelSums:
+    """Sums over the comparisons ``rows`` (R,), or over all."""
+    responses, objectives = len(data.response_prompt), len(data.objectives)
+    total, won = np.zeros((responses, objectives)), np.zeros((responses, objectives))
+    for k in range(objectives):
+        present = ~np.isnan(data.labels[:, k])
+        if rows is not None:
+            present &= rows
+        label, weight = data.labels[present, k], data.weight[present]
+        for index, value in ((data.first[present], label), (data.second[present], 1 - label)):
+            total[:, k] += np.bincount(index, weights=weight, minlength=responses)
+            won[:, k] += np.bincount(index, weights=weight * value, minlength=responses)
+    return LabelSums(total, won)
+
+
+def win_rates(data: Labelled) -> WinRates:
     """w_k(x, y): the weighted mean label of y over its comparisons that carry a label on k.
 
     A label counts as given for ``response_a`` and as 1 - label for ``response_b``. Prompts and the distinct
     responses of a prompt count alike (uniform ``mass``).
     """
-    responses, objectives = len(data.response_prompt), len(data.objectives)
-    rates = np.full((responses, objectives), UNLABELLED_RATE)
-    labelled = np.zeros((len(data.group), objectives), dtype=bool)
-    for k in range(objectives):
-        present = ~np.isnan(data.labels[:, k])
-        label, weight = data.labels[present, k], data.weight[present]
-        total, won = np.zeros(responses), np.zeros(responses)  # (Y,)
-        for index, value in ((data.first[present], label), (data.second[present], 1 - label)):
-            total += np.bincount(index, weights=weight, minlength=responses)
-            won += np.bincount(index, weights=weight * value, minlength=responses)
-        seen = total > 0
-        rates[seen, k] = np.clip(won[seen] / total[seen], 0.0, 1.0)  # rounding may leave [0, 1] by 1e-16
-        labelled[data.prompt[present], k] = True
-    starts = np.searchsorted(data.response_prompt, np.arange(len(data.group) + 1)).astype(np.int64)
-    return from_rates(data.objectives, rates, starts, labelled=labelled)
+    prompts = int(data.response_prompt[-1]) + 1
+    labelled = np.zeros((prompts, len(data.objectives)), dtype=bool)
+    for k in range(len(data.objectives)):
+        labelled[data.prompt[~np.isnan(data.labels[:, k])], k] = True
+    starts = np.searchsorted(data.response_prompt, np.arange(prompts + 1)).astype(np.int64)
+    return from_rates(data.objectives, label_sums(data).rates(), starts, labelled=labelled)
 
 
 def from_rates(
@@ -123,7 +173,7 @@ class Comparisons(NamedTuple):
     """Labelled comparisons per such response; 0 without any."""
 
 
-def comparisons_per_response(data: "PreferenceData") -> dict[str, Comparisons]:
+def comparisons_per_response(data: Labelled) -> dict[str, Comparisons]:
     """Per objective: labelled comparisons per response that carries a label."""
     counts = {}
     for k, name in enumerate(data.objectives):

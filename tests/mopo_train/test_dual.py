@@ -344,3 +344,28 @@ def test_a_multiplier_is_the_shadow_price_of_its_floor_times_all_prompts_over_th
     price = (gain(below, rates, "a", tau) - gain(above, rates, "a", tau)) / (2 * step)
     assert at.multipliers["b"] > 0.1
     assert price == pytest.approx(at.multipliers["b"] * 4 / 6, rel=1e-5)
+
+
+def test_the_floors_that_are_at_odds_are_named() -> None:
+    """b and c share 1 on every prompt; d can have its floor whatever else is asked."""
+    rates = from_rates(("a", "b", "c", "d"), [[0.5, 1.0, 0.0, 0.9], [0.5, 0.0, 1.0, 0.2]] * 2, [0, 2, 4])
+    found = solve(rates, primary="a", floors={"b": 0.7, "d": 0.3, "c": 0.6}, tau=0.1, epsilon=0)
+    assert found.conflict == ("b", "c")
+    assert "b and c are at odds" in infeasible_message(found, attainable(rates, 0))
+    alone = solve(rates, primary="a", floors={"b": 0.4, "d": 0.95, "c": 0.4}, tau=0.1, epsilon=0)
+    assert alone.conflict == ("d",)
+    assert "d alone is out of reach" in infeasible_message(alone, attainable(rates, 0))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("epsilon", [0, 0.02])
+def test_floors_at_odds_can_be_met_but_for_any_one_of_them(seed: int, epsilon: float) -> None:
+    rates = random_rates(seed, prompts=8, objectives="abcd")
+    floors = {name: 0.93 * best for name, best in attainable(rates, epsilon).items() if name != "a"}
+    found = solve(rates, primary="a", floors=floors, tau=0.1, epsilon=epsilon)
+    assert not found.feasible and len(found.conflict) >= 2
+    together = {name: floors[name] for name in found.conflict}
+    assert not solve(rates, primary="a", floors=together, tau=0.1, epsilon=epsilon).feasible
+    for name in found.conflict:
+        fewer = {other: floor for other, floor in together.items() if other != name}
+        assert solve(rates, primary="a", floors=fewer, tau=0.1, epsilon=epsilon).feasible

@@ -52,9 +52,10 @@ def test_the_plan_has_every_field_that_programs_rely_on(pairs: Path) -> None:
     assert document["comparisons_per_response"] == {"helpfulness": 1.0, "safety": 1.0}
     assert len(document["points"]) == 4
     for point in document["points"]:
-        assert set(point) == {"floors", "multipliers", "predicted", "predicted_low", "kl", "ess", "feasible"}
+        assert set(point) == {"floors", "multipliers", "predicted", "robust", "predicted_low", "kl", "ess", "feasible"}
         assert set(point["floors"]) == set(point["multipliers"]) == {"safety"}
-        assert point["floors"]["safety"] == pytest.approx(point["predicted_low"]["safety"])
+        assert point["floors"]["safety"] == pytest.approx(point["robust"]["safety"])
+        assert all(0 <= point["predicted_low"][name] < point["robust"][name] for name in document["objectives"])
 
 
 def test_a_floor_gives_the_one_point_that_meets_it(pairs: Path) -> None:
@@ -63,7 +64,7 @@ def test_a_floor_gives_the_one_point_that_meets_it(pairs: Path) -> None:
     assert point["feasible"] is True
     assert point["floors"] == {"safety": 0.8}
     assert point["predicted"]["safety"] == pytest.approx(0.8, abs=1e-9)
-    assert point["predicted_low"] == point["predicted"]
+    assert point["robust"] == point["predicted_low"] == point["predicted"]
     # b minus a is lambda - 1 where they conflict and -(1 + lambda) elsewhere
     lam, tau = point["multipliers"]["safety"], 0.15
     q, s = 1 / (1 + np.exp((1 - lam) / tau)), 1 / (1 + np.exp(-(1 + lam) / tau))

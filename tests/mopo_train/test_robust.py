@@ -102,17 +102,17 @@ def test_robust_floors_agree_with_an_independent_solver(epsilon: float | None, s
     assert objective(found, rates, tau) == pytest.approx(expected.objective, abs=1e-6)
     assert found.ratio * rates.mass == pytest.approx(expected.share, abs=2e-4)
     for name, floor in floors.items():
-        assert found.predicted_low[name] >= floor - 1e-7
-        assert found.predicted_low[name] == pytest.approx(floor, abs=1e-7) or found.multipliers[name] == 0
+        assert found.robust[name] >= floor - 1e-7
+        assert found.robust[name] == pytest.approx(floor, abs=1e-7) or found.multipliers[name] == 0
 
 
 def test_the_default_is_robust_and_zero_is_plain() -> None:
     rates = random_rates(1, prompts=40)
     plain = solve(rates, primary="a", floors={"b": 0.6}, tau=0.1, epsilon=0)
-    robust = solve(rates, primary="a", floors={"b": 0.6}, tau=0.1)
-    assert plain.predicted_low == plain.predicted
-    assert robust.predicted_low["b"] == pytest.approx(0.6, abs=1e-7)
-    assert robust.predicted["b"] > plain.predicted["b"] + 0.01
+    careful = solve(rates, primary="a", floors={"b": 0.6}, tau=0.1)
+    assert plain.robust == plain.predicted
+    assert careful.robust["b"] == pytest.approx(0.6, abs=1e-7)
+    assert careful.predicted["b"] > plain.predicted["b"] + 0.01
 
 
 def test_chi_attains_the_dual_form_of_the_lower_value() -> None:
@@ -123,7 +123,7 @@ def test_chi_attains_the_dual_form_of_the_lower_value() -> None:
         values = np.bincount(rates.prompt_of(), weights=share * rates.rates[:, k])[rates.labelled[:, k]]
         chi = found.chi[name]
         dual = -chi * math.log(np.exp(-values / chi).mean()) - chi * 0.05
-        assert found.predicted_low[name] == pytest.approx(dual, abs=1e-9)
+        assert found.robust[name] == pytest.approx(dual, abs=1e-9)
     assert set(solve(rates, primary="a", floors={"b": 0.5}, tau=0.1, epsilon=0).chi.values()) == {math.inf}
 
 
@@ -169,7 +169,7 @@ def test_a_robust_floor_at_and_beyond_the_attainable_value(epsilon: float) -> No
     best = attainable(rates, epsilon)["b"]
     at = solve(rates, primary="a", floors={"b": best}, tau=0.1, epsilon=epsilon)
     assert at.feasible and math.isfinite(at.multipliers["b"])
-    assert at.predicted_low["b"] == pytest.approx(best, abs=1e-6)
+    assert at.robust["b"] == pytest.approx(best, abs=1e-6)
     beyond = solve(rates, primary="a", floors={"b": best + 0.01}, tau=0.1, epsilon=epsilon)
     assert not beyond.feasible
     assert beyond.nearest_floors["b"] == pytest.approx(best, abs=1e-9)
@@ -194,9 +194,9 @@ def test_the_smallest_robust_shortfall_is_certified_from_both_sides(seed: int, e
 def test_a_single_prompt_has_no_worse_reweighting() -> None:
     rates = from_rates(("a", "b"), [[1.0, 0.0], [0.0, 1.0]], [0, 2])
     plain = solve(rates, primary="a", floors={"b": 0.7}, tau=0.2, epsilon=0)
-    robust = solve(rates, primary="a", floors={"b": 0.7}, tau=0.2)
-    assert robust.multipliers == pytest.approx(plain.multipliers, abs=1e-6)
-    assert robust.predicted_low == pytest.approx(plain.predicted, abs=1e-9)
+    careful = solve(rates, primary="a", floors={"b": 0.7}, tau=0.2)
+    assert careful.multipliers == pytest.approx(plain.multipliers, abs=1e-6)
+    assert careful.robust == pytest.approx(plain.predicted, abs=1e-9)
 
 
 def test_ties_and_single_responses_are_solved_robustly() -> None:
