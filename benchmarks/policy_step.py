@@ -25,9 +25,10 @@ import torch
 from mopo_train.console import print_table, progress
 from mopo_train.dual import Solution, solve
 from mopo_train.family import parse_floors
-from mopo_train.policy.adapter import AdapterTask, StepKind, make_target, new_adapter, train_adapter, unwrap
+from mopo_train.policy.adapter import AdapterTask, StepKind, new_adapter, train_adapter, unwrap
 from mopo_train.policy.batches import make_units, plan_steps
 from mopo_train.policy.corpus import corpus_log_probabilities, encode_corpus
+from mopo_train.policy.followed import Followed, make_target
 from mopo_train.policy.loop import LoopSettings
 from mopo_train.policy.models import fingerprint, load_model, load_tokenizer
 from mopo_train.policy.tokens import collate, encode_prompts, encode_responses, join, response_log_probabilities
@@ -122,9 +123,8 @@ def main(sandbox: Path, floors: tuple[str, ...], tau: float, seed: int, samples:
                 make_units(data.compared(), data.response_prompt, size), corpus.lengths, size, steps, seed
             )
             step: StepKind = kind
-            task = AdapterTask(
-                step, make_target(point.ratio, point.score, tau, wins), corpus, reference, wins, plan, anchor
-            )
+            followed = Followed(make_target(point.ratio, point.score, tau, wins), reference, wins.mass, point)
+            task = AdapterTask(step, followed, corpus, wins, plan, anchor, tau)
             began = time.process_time()
             model = new_adapter(base, rank=8, seed=seed, start=None)
             with progress(f"{kind} {text}", steps) as line:

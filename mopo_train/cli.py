@@ -8,6 +8,10 @@ import click
 from mopo_train import __version__
 from mopo_train.console import CommandGroup, FiniteRange, print_json, print_table, say
 
+OWN_ANCHOR = "Weight of staying close to the reference on answers that it writes itself."
+INTERPOLATE = "Members between neighbours; profiles select one only if measured and not dominated."
+KL_PROMPTS = "Prompts that each policy answers to measure its divergence; 0: not measured."
+
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
@@ -106,6 +110,15 @@ def reference(sources: tuple[str, ...], model: str, out: Path, **options: Any) -
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=2), help="Responses per step.")
 @click.option("--learning-rate", default=2e-3, show_default=True, type=FiniteRange(min=0, min_open=True))
 @click.option("--rank", default=8, show_default=True, type=click.IntRange(min=1), help="Of the LoRA adapters.")
+@click.option("--own-anchor", default=0.0, show_default=True, type=FiniteRange(min=0), help=OWN_ANCHOR)
+@click.option("--length-normalised", is_flag=True, help="Mean log-probabilities of tokens, not sums.")
+@click.option(
+    "--t0", type=click.IntRange(min=1), help="Steps between refreshes of a lagged reference.  [default: none]"
+)
+@click.option("--floor-schedule", default="fixed", show_default=True, type=click.Choice(["fixed", "adaptive"]))
+@click.option("--beta", default=0.9995, show_default=True, type=FiniteRange(0, 1, True), help="Of adaptive floors.")
+@click.option("--interpolate", default=0, show_default=True, type=click.IntRange(0, 9), help=INTERPOLATE)
+@click.option("--kl-prompts", default=64, show_default=True, type=click.IntRange(min=0), help=KL_PROMPTS)
 @click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=2), help="Prompt and response.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--force", is_flag=True, help="Train again what is there.")
@@ -114,7 +127,8 @@ def run(sources: tuple[str, ...], model: str, out: Path, floors: tuple[str, ...]
 
     Floors and predictions are data win rates: 0.5 is parity with the responses of DATA. Without --floor the policies
     spread over the whole front; with it the first holds exactly these floors and the others spread beyond. Killed and
-    repeated, it continues.
+    repeated, it continues. Algorithm 1 of the paper (arXiv 2505.10892) as published: --step weighted-bc --t0 500
+    --floor-schedule adaptive --beta 0.9995 --tau 0.08 --epsilon 0.15 --steps 10000 --batch-size 8.
     """
     from mopo_train.family import parse_floors
     from mopo_train.run import read_config, run_family

@@ -15,6 +15,7 @@ from mopo_train.errors import FamilyError, FamilyNotFound, FloorError
 
 SCHEMA_VERSION = 1
 REFERENCE = "reference"
+INTERPOLATED = "interpolated"
 """Id of the policy without an adapter; always a member."""
 
 UnitScore = Annotated[float, Field(ge=0, le=1)]
@@ -39,6 +40,24 @@ class DataSummary(_Model):
     """Pairs that carry a label, per objective."""
 
 
+class Between(_Model):
+    """Where an interpolated policy lies."""
+
+    first: PolicyId
+    second: PolicyId
+    share: float = Field(gt=0, lt=1)
+    """Of the way from ``first`` to ``second``; the weights are (1 - share) x first + share x second."""
+
+
+class GeneratedKL(_Model):
+    """KL(policy || reference) of whole answers in nats, on answers that the policy wrote to training prompts."""
+
+    kl: float
+    error: float | None
+    """Standard error of ``kl``; None for a single prompt."""
+    prompts: int = Field(ge=1)
+
+
 class Policy(_Model):
     """One member of a family."""
 
@@ -58,6 +77,10 @@ class Policy(_Model):
     """Lower bound on the true data win rate per objective, net of the labels' noise (`optimism`)."""
     ess: float | None = None
     """Mean over prompts of (sum rho)^2 / (r sum rho^2), in (0, 1]."""
+    generated_kl: GeneratedKL | None = None
+    """None where it was not measured. Unlike a divergence on the data's responses it sees all text."""
+    between: Between | None = None
+    """Of an ``interpolated`` policy. Profiles select it only where it was measured and is not dominated."""
 
 
 class PolicyFamily(_Model):

@@ -1,7 +1,8 @@
 """From preference data to a family of policies: win rates, the exact dual, one LoRA adapter per point of the front.
 
-Policies are trained in order along the front, each from its neighbour's adapter. A killed run continues with the
-policy that it was training, from its last checkpoint. Not covered: other methods, generated answers, several machines.
+Policies are trained in order along the front, each from its neighbour's adapter, or with a lagged reference each from
+the reference. A killed run continues with the policy that it was training, from its last checkpoint. Not covered: other
+methods, several machines.
 """
 
 import shutil
@@ -20,7 +21,9 @@ from mopo_train.console import ProgressLine, progress, say
 from mopo_train.dual import Solution, attainable, infeasible_message, solve
 from mopo_train.errors import FloorError
 from mopo_train.family import (
+    INTERPOLATED,
     REFERENCE,
+    Between,
     ObjectiveName,
     Policy,
     PolicyFamily,
@@ -34,8 +37,8 @@ from mopo_train.optimism import with_bounds
 from mopo_train.plan import plan_document, write_plan
 from mopo_train.policy.adapter import (
     AdapterTask,
+    OwnSamples,
     StepKind,
-    make_target,
     new_adapter,
     save_adapter,
     train_adapter,
@@ -43,8 +46,12 @@ from mopo_train.policy.adapter import (
 )
 from mopo_train.policy.batches import Planned, make_units, plan_steps
 from mopo_train.policy.corpus import Corpus, corpus_log_probabilities, encode_corpus
+from mopo_train.policy.followed import Followed, Refresh, make_target
+from mopo_train.policy.interpolation import interpolate_adapters
+from mopo_train.policy.lagged import FloorSchedule, Lag
 from mopo_train.policy.loop import LoopSettings
 from mopo_train.policy.models import context_length, find_model, fingerprint, load_model, load_tokenizer
+from mopo_train.policy.own_text import Speaker
 from mopo_train.policy.workspace import (
     RunRecord,
     Workspace,
@@ -86,9 +93,31 @@ class RunConfig(BaseModel):
     rank: int = Field(default=8, ge=1)
     anchor: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     """Weight of the term of ``pairwise`` that keeps mass on the data's responses."""
+    own_anchor: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Weight of KL(reference || policy) on answers that the reference writes itself to the training prompts."""
+    length_normalised: bool = False
+    """Log-probabilities as means over tokens (times the mean length), not sums."""
+    t0: int | None = Field(default=None, ge=1)
+    """Every so many steps the reference becomes the policy of ``t0`` steps ago; None: it stays."""
+    floor_schedule: FloorSchedule = "fixed"
+    """``adaptive``: at every refresh a floor becomes ``beta`` times the value of the policy of ``t0`` steps ago."""
+    beta: float = Field(default=0.9995, gt=0, le=1)
+    interpolate: int = Field(default=0, ge=0)
+    """Members between neighbours of the front, by interpolation of their weights."""
+    kl_prompts: int = Field(default=64, ge=0)
+    """Training prompts that each policy answers to measure its divergence on its own text; 0: none."""
     max_length: int = Field(default=512, ge=2)
     """Tokens of prompt and response together; the end of a longer response is cut off."""
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def lag(self) -> Lag | None:
+        """How the reference follows the policy, if it does."""
+        return None if self.t0 is None else Lag(self.t0, self.floor_schedule, self.beta)
+
+    def solving(self) -> dict[str, Any]:
+        """Arguments of the dual that are the same for every point."""
+        return {"primary": self.primary, "tau": self.tau, "epsilon": self.epsilon}
 
 
 def read_config(floors: Mapping[str, float], **options: Any) -> RunConfig:
@@ -115,6 +144,7 @@ class _Training(NamedTuple):
     reference: FloatArray
     plans: list[list[Planned]]
     """Per policy, the batches of its steps."""
+    own: OwnSamples | None
     checkpoint_seconds: float
 
 
@@ -150,7 +180,8 @@ def run_family(
     rates = win_rates(data)
     points = with_bounds(data, rates, choose_points(rates, config), config.tau, config.epsilon)
     tokenizer = load_tokenizer(model, add_template=find_model(model) is not None)
-    corpus = encode_corpus(data, tokenizer, min(config.max_length, context_length(model)))
+    limit = min(config.max_length, context_length(model))
+    corpus = encode_corpus(data, tokenizer, limit)
     document = plan_document(rates, points, primary=config.primary, tau=config.tau, epsilon=config.epsilon)
     plans = plan_policies(data, corpus, config, len(points))
     base = load_model(model)
@@ -158,12 +189,21 @@ def run_family(
     workspace = open_workspace(out, model)
     write_plan(out, document)
     needed = np.unique(np.concatenate([step.responses for plan in plans for step in plan])).tolist()
+    if config.lag is not None:  # the dual is solved again with the shares of all responses
+        needed = list(range(len(corpus.rows)))
     reference = corpus_log_probabilities(
         base, corpus, needed, workspace.work, record.model_fingerprint, title=REFERENCE
     )
-    training = _Training(config, workspace, rates, corpus, reference, plans, checkpoint_seconds)
-    _train_all(training, base, points)
-    family = _describe(config, workspace, data, points)
+    speaker = Speaker(tokenizer, [corpus.rows[start].prompt for start in rates.starts[:-1]], limit, config.seed)
+    own = speaker.own_samples(base, workspace.work, config.own_anchor) if config.own_anchor else None
+    training = _Training(config, workspace, rates, corpus, reference, plans, own, checkpoint_seconds)
+    base = _train_all(training, base, points)
+    members = _trained(config, points) + _interpolated(config, out, len(points))
+    if config.kl_prompts:
+        adapters = {member.id: out / f"policies/{member.id}" for member in members}
+        measured = speaker.divergences(base, adapters, workspace.work, config.kl_prompts)
+        members = [member.model_copy(update={"generated_kl": measured[member.id]}) for member in members]
+    family = _describe(config, workspace, data, members)
     write_family(out, family)
     clear_finished(workspace)
     return family
@@ -180,7 +220,7 @@ def choose_points(rates: WinRates, config: RunConfig) -> list[Solution]:
     if config.primary not in known:
         raise FloorError(f"'{config.primary}' is not an objective of this data; known: {', '.join(known)}")
     check_floors(config.floors, known)
-    how: dict[str, Any] = {"primary": config.primary, "tau": config.tau, "epsilon": config.epsilon}
+    how = config.solving()
     if not config.floors:
         found = propose(rates, policies=config.policies, **how)
     else:
@@ -206,9 +246,9 @@ def choose_points(rates: WinRates, config: RunConfig) -> list[Solution]:
 
 
 def plan_policies(data: PreferenceData, corpus: Corpus, config: RunConfig, policies: int) -> list[list[Planned]]:
-    """The batches of every policy's steps; later policies take fewer steps (`LATER`)."""
+    """The batches of every policy's steps; policies that begin from a neighbour take fewer (`LATER`)."""
     units = make_units(data.compared(), data.response_prompt, config.batch_size)
-    later = max(1, round(config.steps * LATER))
+    later = config.steps if config.lag is not None else max(1, round(config.steps * LATER))
     seeds = np.random.SeedSequence(config.seed).generate_state(policies).tolist()
     return [
         plan_steps(units, corpus.lengths, config.batch_size, later if index else config.steps, seed)
@@ -221,8 +261,13 @@ def policy_id(index: int) -> str:
     return f"policy-{index:02d}"
 
 
-def _train_all(training: _Training, base: PreTrainedModel, points: Sequence[Solution]) -> None:
-    """Train every policy that is not whole yet, in order."""
+def between_id(index: int, share: float) -> str:
+    """Name of a policy at ``share`` in (0, 1) of the way from policy ``index`` to the next: its place between them."""
+    return f"{policy_id(index)}.{round(100 * share):02d}"
+
+
+def _train_all(training: _Training, base: PreTrainedModel, points: Sequence[Solution]) -> PreTrainedModel:
+    """Train every policy that is not whole yet, in order. Returns ``base``, as it was."""
     plans, root = training.plans, training.workspace.root
     done = [(root / "policies" / policy_id(index)).is_dir() for index in range(len(points))]
     start = sum(len(plan) for plan, whole in zip(plans, done, strict=True) if whole)
@@ -232,6 +277,7 @@ def _train_all(training: _Training, base: PreTrainedModel, points: Sequence[Solu
         for index, point in enumerate(points):
             if not done[index]:
                 base = _train_policy(training, base, index, point, line=line)
+    return base
 
 
 def _train_policy(
@@ -239,38 +285,52 @@ def _train_policy(
 ) -> PreTrainedModel:
     """Train policy ``index`` and write its log, then its adapter by rename. Returns ``base``, as it was."""
     config, workspace, name = training.config, training.workspace, policy_id(index)
+    work = workspace.work / name
+    target = make_target(point.ratio, point.score, config.tau, training.rates)
     task = AdapterTask(
         kind=config.step,
-        target=make_target(point.ratio, point.score, config.tau, training.rates),
+        first=Followed(target, training.reference, training.rates.mass, point),
         corpus=training.corpus,
-        reference=training.reference,
         rates=training.rates,
         plan=training.plans[index],
         anchor=config.anchor,
+        tau=config.tau,
+        length_normalised=config.length_normalised,
+        own=training.own,
+        refresh=_refresh(config, work),
     )
     settings = LoopSettings(
         learning_rate=config.learning_rate,
         checkpoint_seconds=training.checkpoint_seconds,
         seed=config.seed,
     )
-    start = workspace.root / "policies" / policy_id(index - 1) if index else None
+    # A lagged reference begins at the reference, or the first refresh would make it the neighbour's policy.
+    warm = index > 0 and config.lag is None
+    start = workspace.root / "policies" / policy_id(index - 1) if warm else None
     model = new_adapter(base, rank=config.rank, seed=config.seed, start=start)
-    rows = train_adapter(model, task, settings, workspace.work / name, line)
-    _write_log(workspace.root / "training" / f"{name}.parquet", rows, point)
-    save_adapter(model, workspace.base_name, workspace.work / name / "adapter")
+    rows = train_adapter(model, task, settings, work, line)
+    _write_log(workspace.root / "training" / f"{name}.parquet", rows)
+    save_adapter(model, workspace.base_name, work / "adapter")
     whole = workspace.root / "policies" / name
     whole.parent.mkdir(exist_ok=True)
-    (workspace.work / name / "adapter").rename(whole)
-    shutil.rmtree(workspace.work / name)
+    (work / "adapter").rename(whole)
+    shutil.rmtree(work)
     return unwrap(model)
 
 
-def _write_log(path: Path, rows: Sequence[Mapping[str, float]], point: Solution) -> None:
+def _refresh(config: RunConfig, work: Path) -> Refresh | None:
+    if config.lag is None:
+        return None
+
+    def again(rates: WinRates, floors: Mapping[str, float]) -> Solution:
+        return solve(rates, floors=floors, **config.solving())
+
+    return Refresh(config.lag, again, work)
+
+
+def _write_log(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """One row per logged step: what the dual wanted (``lambda.k``, ``chi.k``, ``predicted.k``) and what came."""
-    wanted = {f"lambda.{name}": value for name, value in point.multipliers.items()}
-    wanted |= {f"chi.{name}": value for name, value in point.chi.items()}
-    wanted |= {f"predicted.{name}": value for name, value in point.predicted.items()}
-    log = pd.DataFrame([{**row, **wanted} for row in rows])
+    log = pd.DataFrame(rows)
     leading = ["step", "loss", "kl", "ess"]
     log = log[leading + sorted(set(log.columns) - {*leading, "epoch"})]
     path.parent.mkdir(exist_ok=True)
@@ -279,12 +339,8 @@ def _write_log(path: Path, rows: Sequence[Mapping[str, float]], point: Solution)
     partial.replace(path)
 
 
-def _describe(
-    config: RunConfig, workspace: Workspace, data: PreferenceData, points: Sequence[Solution]
-) -> PolicyFamily:
-    parity = dict.fromkeys(data.objectives, 0.5)
-    policies = [Policy(id=REFERENCE, kind=REFERENCE, adapter=None, predicted=parity, predicted_low=parity, ess=1.0)]
-    policies += [
+def _trained(config: RunConfig, points: Sequence[Solution]) -> list[Policy]:
+    return [
         Policy(
             id=policy_id(index),
             kind=config.method,
@@ -297,6 +353,28 @@ def _describe(
         )
         for index, point in enumerate(points)
     ]
+
+
+def _interpolated(config: RunConfig, root: Path, trained: int) -> list[Policy]:
+    """Write ``config.interpolate`` adapters between each trained policy and the next, where they are not yet."""
+    made = []
+    for index in range(trained - 1):
+        for part in range(1, config.interpolate + 1):
+            share = part / (config.interpolate + 1)
+            between = Between(first=policy_id(index), second=policy_id(index + 1), share=share)
+            name = between_id(index, share)
+            whole, partial = root / "policies" / name, root / ".work" / name
+            if not whole.is_dir():
+                first, second = root / "policies" / between.first, root / "policies" / between.second
+                interpolate_adapters(first, second, share, partial)
+                partial.rename(whole)
+            made.append(Policy(id=name, kind=INTERPOLATED, adapter=f"policies/{name}", between=between))
+    return made
+
+
+def _describe(config: RunConfig, workspace: Workspace, data: PreferenceData, members: Sequence[Policy]) -> PolicyFamily:
+    parity = dict.fromkeys(data.objectives, 0.5)
+    first = Policy(id=REFERENCE, kind=REFERENCE, adapter=None, predicted=parity, predicted_low=parity, ess=1.0)
     return PolicyFamily(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         package_version=__version__,
@@ -305,5 +383,5 @@ def _describe(
         primary=config.primary,
         data=data.summary,
         config=config.model_dump(mode="json"),
-        policies=policies,
+        policies=[first, *sorted(members, key=lambda member: member.id)],
     )

@@ -1,6 +1,7 @@
 """Train one LoRA adapter on a frozen reference so that it follows a density ratio."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,49 +13,145 @@ from transformers import PreTrainedModel
 
 from mopo_train.console import ProgressLine
 from mopo_train.policy.batches import Planned
-from mopo_train.policy.corpus import Corpus
+from mopo_train.policy.corpus import Corpus, log_probabilities
 from mopo_train.policy.estimates import Estimates
+from mopo_train.policy.followed import Followed, Refresh
 from mopo_train.policy.loop import Batch, LoopSettings, Task, optimise
-from mopo_train.policy.losses import Pairs, level_loss, mean_by_prompt, pairwise_loss, weighted_bc_loss
-from mopo_train.policy.tokens import TokenBatch, collate, response_log_probabilities
+from mopo_train.policy.losses import (
+    Pairs,
+    forward_kl,
+    length_scale,
+    level_loss,
+    mean_by_prompt,
+    pairwise_loss,
+    weighted_bc_loss,
+)
+from mopo_train.policy.tokens import Encoded, TokenBatch, collate, response_log_probabilities
 from mopo_train.winrates import FloatArray, WinRates
 
 StepKind = Literal["pairwise", "weighted-bc"]
+OWN_PER_STEP = 4
+"""A batch has one of the reference's own samples for so many responses of the data."""
 
 
-class Target(NamedTuple):
-    """What a policy should follow, per response (Y,)."""
+class OwnSamples(NamedTuple):
+    """Answers that the reference wrote itself: what keeps mass on text that the data does not hold."""
 
-    ratio: FloatArray
-    """rho: policy / reference, averaging to 1 over each prompt's responses."""
-    tilt: FloatArray
-    """score / tau with the correction for in-set labels; only differences within a prompt matter."""
-    level: FloatArray
-    """Log of the ratio that ``tilt`` stands for, normalised over each prompt's responses."""
+    rows: Sequence[Encoded]
+    reference: FloatArray
+    """(samples,) log pi_ref in nats."""
+    weight: float
+    """Of `losses.forward_kl` beside the loss of the step."""
 
 
 class AdapterTask(NamedTuple):
     """Everything that the training of one adapter reads."""
 
     kind: StepKind
-    target: Target
+    first: Followed
+    """What the policy follows; from the first refresh on something else, with ``refresh``."""
     corpus: Corpus
-    reference: FloatArray
-    """(Y,) log pi_ref of each response, in nats."""
     rates: WinRates
     plan: list[Planned]
     anchor: float
     """Weight of the level term of ``pairwise``."""
+    tau: float
+    length_normalised: bool = False
+    """Log-probabilities scaled by `losses.length_scale`."""
+    own: OwnSamples | None = None
+    refresh: Refresh | None = None
 
 
-def make_target(ratio: FloatArray, score: FloatArray, tau: float, rates: WinRates) -> Target:
-    """The target of a solution: ``ratio`` and ``score`` (Y,) at ``tau``."""
-    sizes = np.diff(rates.starts)  # (P,)
-    number = np.repeat(sizes, sizes)  # (Y,) r of each response's prompt
-    tilt = score / tau * (number - 1) / np.maximum(number, 1)
-    top = np.repeat(np.maximum.reduceat(tilt, rates.starts[:-1]), sizes)
-    normaliser = np.repeat(np.add.reduceat(np.exp(tilt - top) * rates.mass, rates.starts[:-1]), sizes)
-    return Target(ratio, tilt, tilt - top - np.log(normaliser))
+class _Step(NamedTuple):
+    """One entry of the loop's plan."""
+
+    planned: Planned
+    own: list[int]
+    """Samples of the reference in the batch, after the responses of the data."""
+
+
+class _Trainee:
+    """The state of one training: what is followed now, and the estimates since the last row of the log."""
+
+    def __init__(self, task: AdapterTask) -> None:
+        self.task = task
+        self.estimates = Estimates(task.rates)
+        lengths = torch.tensor([len(row.response) for row in task.corpus.rows])
+        self.scale = length_scale(lengths).float() if task.length_normalised else torch.ones(len(lengths))
+        self.own_kl: list[float] = []
+        self.told: Mapping[str, float] = {}
+        self.follow(task.first)
+
+    def follow(self, followed: Followed) -> None:
+        """From the next step on."""
+        self.columns = followed.columns()
+        self.values = {
+            "ratio": followed.target.ratio,
+            "tilt": followed.target.tilt,
+            "level": followed.target.level,
+            "reference": followed.reference,
+        }
+        self.estimates.follow(followed.mass)
+
+    def build(self, step: _Step) -> Batch:
+        """Tokens only: batches are made ahead of their step, which a refresh may precede."""
+        rows = [self.task.corpus.rows[index] for index in step.planned.responses]
+        if self.task.own is not None:
+            rows += [self.task.own.rows[index] for index in step.own]
+        return collate(rows)._asdict() | {
+            "pairs": torch.from_numpy(step.planned.pairs),
+            "unit": torch.from_numpy(step.planned.unit),
+            "responses": torch.from_numpy(step.planned.responses),
+            "own": torch.tensor(step.own, dtype=torch.long),
+        }
+
+    def loss(self, network: PreTrainedModel, batch: Batch) -> Tensor:
+        tokens = TokenBatch(batch["tokens"], batch["targets"], batch["start"])
+        every = response_log_probabilities(network, tokens)
+        responses, unit = batch["responses"].cpu(), batch["unit"]
+        log_probability, own = every[: len(responses)], every[len(responses) :]
+        self.told = self.columns
+        of = {
+            name: torch.from_numpy(column[responses.numpy()]).float().to(every.device)
+            for name, column in self.values.items()
+        }
+        log_ratio = log_probability - of["reference"]
+        self.estimates.add(log_ratio.detach(), unit, responses)
+        scale = self.scale[responses].to(every.device)
+        if self.task.kind == "weighted-bc":
+            total = mean_by_prompt(weighted_bc_loss(scale * log_probability, of["ratio"]), unit).mean()
+        else:
+            pairs = Pairs(batch["pairs"][:, 0], batch["pairs"][:, 1])
+            each = pairwise_loss(scale * log_ratio, of["tilt"], pairs)
+            total = mean_by_prompt(each, unit[pairs.first]).mean()
+            if self.task.anchor:
+                total = total + self.task.anchor * level_loss(scale * log_ratio, of["level"], unit).mean()
+        if self.task.own is not None:
+            reference = torch.from_numpy(self.task.own.reference[batch["own"].cpu().numpy()]).float()
+            divergence = forward_kl(own, reference.to(own.device)).mean()
+            self.own_kl.append(float(divergence.detach()))
+            total = total + self.task.own.weight * divergence
+        return total
+
+    def measures(self) -> dict[str, float]:
+        """What the log says beside step and loss; of the steps since the last row, and of the last of them."""
+        found = {**self.estimates.take(), **self.told}
+        if self.own_kl:
+            found["own_kl"] = float(np.mean(self.own_kl))
+            self.own_kl.clear()
+        return found
+
+    def begin(self, step: int) -> None:
+        if self.task.refresh is not None:
+            self.follow(self.task.refresh.at(step, self.task.first, self.task.rates, self.task.tau))
+
+    def after_step(self, model: PreTrainedModel, step: int) -> None:
+        refresh = self.task.refresh
+        if refresh is None or step % refresh.lag.every or step >= len(self.task.plan):
+            return
+        refresh.keep(step, log_probabilities(model, self.task.corpus.rows))
+        model.train()
+        self.begin(step)
 
 
 def new_adapter(base: PreTrainedModel, *, rank: int, seed: int, start: Path | None) -> PeftModel:
@@ -76,34 +173,30 @@ def train_adapter(
     model: PeftModel, task: AdapterTask, settings: LoopSettings, work: Path, line: ProgressLine
 ) -> list[dict[str, float]]:
     """Train ``model`` in place, continuing from the last checkpoint in ``work``; returns the log's rows."""
-    estimates = Estimates(task.rates)
-
-    def build(step: Planned) -> Batch:
-        tokens = collate([task.corpus.rows[index] for index in step.responses])
-        of = {"ratio": task.target.ratio, "tilt": task.target.tilt, "level": task.target.level}
-        values = of | {"reference": task.reference}
-        return tokens._asdict() | {
-            **{name: torch.from_numpy(column[step.responses]).float() for name, column in values.items()},
-            "pairs": torch.from_numpy(step.pairs),
-            "unit": torch.from_numpy(step.unit),
-            "responses": torch.from_numpy(step.responses),
-        }
-
-    def loss(network: PreTrainedModel, batch: Batch) -> Tensor:
-        tokens = TokenBatch(batch["tokens"], batch["targets"], batch["start"])
-        log_probability = response_log_probabilities(network, tokens)
-        log_ratio = log_probability - batch["reference"]
-        estimates.add(log_ratio.detach(), batch["unit"], batch["responses"])
-        if task.kind == "weighted-bc":
-            return mean_by_prompt(weighted_bc_loss(log_probability, batch["ratio"]), batch["unit"]).mean()
-        pairs = Pairs(batch["pairs"][:, 0], batch["pairs"][:, 1])
-        total = mean_by_prompt(pairwise_loss(log_ratio, batch["tilt"], pairs), batch["unit"][pairs.first]).mean()
-        if task.anchor:
-            total = total + task.anchor * level_loss(log_ratio, batch["level"], batch["unit"]).mean()
-        return total
-
-    whole = Task(plan=task.plan, build=build, loss=loss, measures=estimates.take)
+    trainee = _Trainee(task)
+    own = _own_plan(task, settings.seed)
+    whole = Task(
+        plan=[_Step(planned, samples) for planned, samples in zip(task.plan, own, strict=True)],
+        build=trainee.build,
+        loss=trainee.loss,
+        measures=trainee.measures,
+        begin=trainee.begin,
+        after_step=trainee.after_step,
+    )
     return optimise(model, whole, settings, work, line)  # type: ignore[arg-type]
+
+
+def _own_plan(task: AdapterTask, seed: int) -> list[list[int]]:
+    """Which of the reference's samples each step sees: all of them in turn, in an order drawn by ``seed``."""
+    if task.own is None:
+        return [[] for _ in task.plan]
+    order = np.random.default_rng(seed).permutation(len(task.own.rows))
+    found, at = [], 0
+    for planned in task.plan:
+        size = max(1, len(planned.responses) // OWN_PER_STEP)
+        found.append([int(order[(at + index) % len(order)]) for index in range(size)])
+        at += size
+    return found
 
 
 def save_adapter(model: PeftModel, base_name: str, directory: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mopo_train.console import progress, say
+from mopo_train.console import ProgressLine, progress, say
 from mopo_train.policy.tokens import (
     Encoded,
     TokenBatch,
@@ -55,6 +55,23 @@ def encode_corpus(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, limi
     return Corpus(rows, np.array([row.length for row in rows], dtype=np.int64), digest.hexdigest())
 
 
+def log_probabilities(model: PreTrainedModel, rows: Sequence[Encoded], line: ProgressLine | None = None) -> FloatArray:
+    """(len(rows),) log pi(response | prompt) in nats, without gradients; ``model`` is left in evaluation mode."""
+    device = next(model.parameters()).device
+    model.eval()  # type: ignore[no-untyped-call]
+    found = np.empty(len(rows))
+    order = sorted(range(len(rows)), key=lambda index: rows[index].length)
+    with torch.no_grad():
+        for begin in range(0, len(order), SCORED_TOGETHER):
+            indices = order[begin : begin + SCORED_TOGETHER]
+            batch = collate([rows[index] for index in indices])
+            moved = TokenBatch(batch.tokens.to(device), batch.targets.to(device), batch.start)
+            found[indices] = response_log_probabilities(model, moved).double().cpu().numpy()
+            if line is not None:
+                line.advance(len(indices))
+    return found
+
+
 def corpus_log_probabilities(
     model: PreTrainedModel, corpus: Corpus, needed: Sequence[int], directory: Path, key: str, *, title: str
 ) -> FloatArray:
@@ -69,16 +86,11 @@ def corpus_log_probabilities(
     missing = [index for index in needed if np.isnan(known[index])]
     if not missing:
         return known
-    missing.sort(key=lambda index: int(corpus.lengths[index]))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device).eval()  # type: ignore[arg-type]
-    with progress(f"{title} log-probabilities", len(missing)) as line, torch.no_grad():
-        for begin in range(0, len(missing), SCORED_TOGETHER):
-            indices = missing[begin : begin + SCORED_TOGETHER]
-            batch = collate([corpus.rows[index] for index in indices])
-            moved = TokenBatch(batch.tokens.to(device), batch.targets.to(device), batch.start)
-            known[indices] = response_log_probabilities(model, moved).double().cpu().numpy()
-            line.advance(len(indices))
+    model.to(device)  # type: ignore[arg-type]
+    with progress(f"{title} log-probabilities", len(missing)) as line:
+        found = log_probabilities(model, [corpus.rows[index] for index in missing], line)
+    known[missing] = found
     directory.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.npy")
     np.save(partial, known)

@@ -4,18 +4,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mopo_train.winrates import WinRates
+from mopo_train.winrates import FloatArray, WinRates
 
 
 class Estimates:
     """Means since the last `take`, over the prompts of the batches.
 
-    Within a prompt the policy's share of a response is pi_theta / pi_ref, normalised over the responses in the
-    batch, which stand for pi_ref. Mass on text outside the data is not seen: measure that on generated answers.
+    Within a prompt the policy's share of a response is its mass under the reference x pi_theta / reference, normalised
+    over the responses in the batch, which stand for the reference. Mass on text outside the data is not seen: measure
+    that on generated answers.
     """
 
     def __init__(self, rates: WinRates) -> None:
         self._rates = torch.from_numpy(rates.rates)
+        self.follow(rates.mass)
         self._labelled = torch.from_numpy(rates.labelled[rates.prompt_of()])
         self._objectives = rates.objectives
         self._reset()
@@ -25,14 +27,19 @@ class Estimates:
         self._counts = np.zeros(len(self._objectives))
         self._prompts, self._kl, self._ess = 0, 0.0, 0.0
 
+    def follow(self, mass: FloatArray) -> None:
+        """The reference's probabilities (Y,) from now on."""
+        self._mass = torch.from_numpy(mass)
+
     def add(self, log_ratio: Tensor, unit: Tensor, responses: Tensor) -> None:
-        """A batch: log[pi_theta / pi_ref] (B,), the unit of each response (B,), its index in the data (B,)."""
+        """A batch: log[pi_theta / reference] (B,), the unit of each response (B,), its index in the data (B,)."""
         ratio, unit, responses = log_ratio.double().cpu(), unit.cpu(), responses.cpu()
         units = int(unit.max()) + 1
         zeros = torch.zeros(units, dtype=torch.float64)
-        number = torch.bincount(unit, minlength=units).double()
+        mass = self._mass[responses]
+        mass = mass / zeros.index_add(0, unit, mass)[unit]  # of the responses in the batch
         top = torch.full((units,), -torch.inf, dtype=torch.float64).scatter_reduce(0, unit, ratio, "amax")
-        weight = torch.exp(ratio - top[unit])
+        weight = mass * torch.exp(ratio - top[unit])
         share = weight / zeros.index_add(0, unit, weight)[unit]  # sums to 1 over each unit
         values = torch.zeros(units, len(self._objectives), dtype=torch.float64)
         values = values.index_add(0, unit, share[:, None] * self._rates[responses])
@@ -40,8 +47,8 @@ class Estimates:
         carries[unit] = self._labelled[responses]  # the same for all responses of a prompt
         self._values += (values * carries).sum(0).numpy()
         self._counts += carries.sum(0).numpy()
-        self._kl += float(torch.xlogy(share, share * number[unit]).sum())
-        self._ess += float((1 / (number * zeros.index_add(0, unit, share**2))).sum())
+        self._kl += float(torch.xlogy(share, share / mass).sum())
+        self._ess += float((1 / zeros.index_add(0, unit, share**2 / mass)).sum())
         self._prompts += units
 
     def take(self) -> dict[str, float]:

@@ -48,6 +48,10 @@ class Task(NamedTuple):
     """Scalar."""
     measures: Callable[[], Mapping[str, float]] = dict
     """Further columns of a row of the log, over the steps since the last one."""
+    begin: Callable[[int], None] | None = None
+    """Told the number of steps that are done when training begins or continues."""
+    after_step: Callable[[PreTrainedModel, int], None] | None = None
+    """Told the model and the number of steps after each, before a checkpoint of it is taken."""
 
 
 def optimise(
@@ -83,7 +87,7 @@ def optimise(
         args=arguments,
         train_dataset=_PlannedBatches(task.plan, task.build),
         data_collator=_only_item,
-        callbacks=[_Progress(line), _Clock(settings.checkpoint_seconds)],
+        callbacks=[_Progress(line), _Clock(settings.checkpoint_seconds), _Steps(task)],
     )
     trainer.task = task
     trainer.remove_callback(PrinterCallback)
@@ -148,6 +152,21 @@ class _Progress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.line.advance(1, self.note)
+
+
+class _Steps(TrainerCallback):
+    """Tells the task where training is."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.task.begin is not None:
+            self.task.begin(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if self.task.after_step is not None:
+            self.task.after_step(model, state.global_step)
 
 
 class _Clock(TrainerCallback):

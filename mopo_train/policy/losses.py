@@ -1,7 +1,7 @@
 """The losses of the policy step: what makes a policy follow the density ratio of the dual.
 
 Everything is per prompt first: `mean_by_prompt` makes prompts count alike, however many responses or pairs they
-have. Log-probabilities are of whole responses, in nats: sums over tokens, not means.
+have. Log-probabilities are of whole responses, in nats: sums over tokens, or scaled by `length_scale`.
 """
 
 from typing import NamedTuple
@@ -47,6 +47,25 @@ def level_loss(log_ratio: Tensor, log_target: Tensor, prompt: Tensor) -> Tensor:
     responses of the data to unseen text. ``log_target`` (B,) is log rho; ``prompt`` (B,) numbers prompts from 0.
     """
     return mean_by_prompt(log_ratio - log_target, prompt) ** 2
+
+
+def forward_kl(log_probability: Tensor, reference: Tensor) -> Tensor:
+    """Per-sample log[pi_ref / pi_theta](y), (B,), of responses y that pi_ref wrote itself.
+
+    Its mean estimates KL(pi_ref || pi_theta); its slope is that of supervised training on these samples. Differences
+    of the data's responses leave free how much mass all of them have together; among all policies with the same
+    differences this term is least where that mass is pi_ref's, so text that the data does not hold keeps its share.
+    """
+    return reference - log_probability
+
+
+def length_scale(lengths: Tensor) -> Tensor:
+    """Mean length over length, (Y,), for ``lengths`` in tokens: turns sums over tokens into means, in the old unit.
+
+    A tilt of tau then belongs to a response of mean length; longer ones must move further in total. There is no exact
+    optimum behind it, as there is behind sums: it keeps the length of a response from deciding how fast it is learned.
+    """
+    return lengths.double().mean() / lengths
 
 
 def correct_differences(responses: int) -> float:

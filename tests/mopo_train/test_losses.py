@@ -9,8 +9,16 @@ import torch
 from torch import Tensor
 
 from mopo_train.dual import tilt
-from mopo_train.policy.adapter import make_target
-from mopo_train.policy.losses import Pairs, level_loss, mean_by_prompt, pairwise_loss, weighted_bc_loss
+from mopo_train.policy.followed import make_target
+from mopo_train.policy.losses import (
+    Pairs,
+    forward_kl,
+    length_scale,
+    level_loss,
+    mean_by_prompt,
+    pairwise_loss,
+    weighted_bc_loss,
+)
 from mopo_train.winrates import from_rates
 
 ONE_PAIR = Pairs(torch.tensor([0]), torch.tensor([1]))
@@ -60,6 +68,11 @@ def test_the_target_is_corrected_for_labels_that_leave_the_response_itself_out()
     assert (target.tilt - target.tilt[1]).tolist() == pytest.approx(((wins - 1 / 2) / 0.25).tolist())
     expected = np.exp(wins / 0.25) / np.exp(wins / 0.25).mean()
     assert np.exp(target.level).tolist() == pytest.approx(expected.tolist())
+
+
+def test_length_normalised_sums_are_means_over_tokens_in_the_unit_of_a_response_of_mean_length() -> None:
+    sums, lengths = torch.tensor([-6.0, -6.0, -6.0]), torch.tensor([2, 4, 6])
+    assert (length_scale(lengths) * sums).tolist() == pytest.approx([-12.0, -6.0, -4.0])
 
 
 def minimise(start: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
@@ -143,3 +156,18 @@ def test_the_level_term_holds_the_mass_of_unseen_text() -> None:
     assert world.log_ratio(found).exp().tolist() == pytest.approx(world.point.ratio.tolist(), abs=1e-5)
     unseen = torch.softmax(found, dim=1)[:, SEEN]
     assert unseen.tolist() == pytest.approx([0.3] * PROMPTS, abs=1e-5)
+
+
+def test_the_references_own_samples_hold_the_mass_of_unseen_text_without_moving_the_differences() -> None:
+    """Every response in proportion to its probability is what infinitely many own samples are."""
+    world = Tabular(unseen=0.3)
+    wanted = torch.from_numpy(world.point.score / world.tau)
+    weight = world.reference.exp() / PROMPTS
+
+    def loss(logits: Tensor) -> Tensor:
+        divergence = (weight * forward_kl(torch.log_softmax(logits, dim=1), world.reference)).sum()
+        return pairwise_loss(world.log_ratio(logits), wanted, world.pairs).mean() + 1e-2 * divergence
+
+    found = minimise(world.reference + torch.linspace(-1, 1, SEEN + 1, dtype=torch.float64), loss)
+    assert torch.softmax(found, dim=1)[:, SEEN].tolist() == pytest.approx([0.3] * PROMPTS, abs=5e-3)
+    assert world.log_ratio(found).exp().tolist() == pytest.approx(world.point.ratio.tolist(), abs=2e-2)

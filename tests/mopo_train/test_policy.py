@@ -13,10 +13,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mopo_train.console import ProgressLine
 from mopo_train.dual import tilt
-from mopo_train.policy.adapter import AdapterTask, StepKind, make_target, new_adapter, train_adapter
+from mopo_train.policy.adapter import AdapterTask, StepKind, new_adapter, train_adapter
 from mopo_train.policy.batches import make_units, plan_steps
 from mopo_train.policy.corpus import Corpus, corpus_log_probabilities
 from mopo_train.policy.estimates import Estimates
+from mopo_train.policy.followed import Followed, make_target
 from mopo_train.policy.loop import LoopSettings, last_checkpoint
 from mopo_train.policy.tokens import Encoded, collate, response_log_probabilities
 from mopo_train.winrates import WinRates, from_rates
@@ -141,7 +142,7 @@ def test_an_adapter_learns_the_ratio_of_a_language_model(kind: StepKind, tmp_pat
     compared = np.array([[3 * x + a, 3 * x + b] for x in range(4) for a, b in [(0, 1), (0, 2), (1, 2)]])
     plan = plan_steps(make_units(compared, rates.prompt_of(), 12), corpus.lengths, 12, 250, seed=0)
     adapter = new_adapter(model, rank=4, seed=0, start=None)
-    task = AdapterTask(kind, target, corpus, reference, rates, plan, anchor=0.1)
+    task = AdapterTask(kind, Followed(target, reference, rates.mass, point), corpus, rates, plan, 0.1, tau=0.3)
     rows = train_adapter(adapter, task, LoopSettings(learning_rate=0.01), tmp_path / "work", ProgressLine("", 250, 0))
     with torch.no_grad():
         found = response_log_probabilities(adapter, collate(corpus.rows)).double().numpy() - reference  # type: ignore[arg-type]

@@ -27,7 +27,9 @@ from mopo_train.run import RunConfig, choose_points, run_family
 from mopo_train.winrates import from_rates
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIG = RunConfig(primary="helpfulness", policies=3, steps=20, batch_size=8, learning_rate=5e-3, rank=2, max_length=64)
+CONFIG = RunConfig(
+    primary="helpfulness", policies=3, steps=20, batch_size=8, learning_rate=5e-3, rank=2, max_length=64, kl_prompts=4
+)
 
 
 def rows() -> list[dict[str, Any]]:
@@ -264,6 +266,26 @@ def test_weighted_bc_trains_too(world: World, tmp_path: Path) -> None:
     world.train(tmp_path / "family", config)
     log = pd.read_parquet(tmp_path / "family" / "training" / "policy-00.parquet")
     assert log["estimated.helpfulness"].iloc[-1] > log["estimated.helpfulness"].iloc[0] > 0.45
+
+
+def test_members_between_neighbours_are_marked_and_every_policys_divergence_is_measured(
+    world: World, tmp_path: Path
+) -> None:
+    options = {"policies": 3, "steps": 10, "interpolate": 2, "own_anchor": 0.1, "t0": 3, "floor_schedule": "adaptive"}
+    family = world.train(tmp_path / "family", CONFIG.model_copy(update=options))
+    names = ["policy-00", "policy-00.33", "policy-00.67", "policy-01", "policy-01.33", "policy-01.67", "policy-02"]
+    assert [policy.id for policy in family.policies] == ["reference", *names]
+    between = family.policy("policy-01.33")
+    assert (between.kind, between.predicted, between.floors) == ("interpolated", {}, {})
+    assert between.between is not None
+    assert between.between.model_dump() == {"first": "policy-01", "second": "policy-02", "share": pytest.approx(1 / 3)}
+    for policy in family.policies[1:]:
+        assert policy.generated_kl is not None
+        assert policy.generated_kl.prompts == 4
+        assert policy.generated_kl.error is not None
+    log = pd.read_parquet(tmp_path / "family" / "training" / "policy-02.parquet")
+    assert (log["own_kl"].notna() & log["floor.safety"].notna()).all()
+    assert list((tmp_path / "family" / ".work").glob("*.json")) == []
 
 
 RATES = from_rates(("help", "safe"), np.tile([[0.9, 0.1], [0.5, 0.5], [0.1, 0.9]], (20, 1)), np.arange(0, 61, 3))

@@ -1,0 +1,59 @@
+"""The reference's own samples and the policies' divergence from it, each made once and kept in the work directory."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mopo_train.console import progress
+from mopo_train.family import GeneratedKL, write_whole
+from mopo_train.policy.adapter import OwnSamples, new_adapter, unwrap
+from mopo_train.policy.corpus import log_probabilities
+from mopo_train.policy.sampling import generated_divergence, sample
+from mopo_train.policy.tokens import Encoded, Ids
+
+OWN_PROMPTS = 512
+"""At most so many prompts are answered by the reference, once each."""
+
+
+class Speaker:
+    """Lets a model write answers to the training prompts."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Ids], limit: int, seed: int) -> None:
+        """``prompts`` in tokens; ``limit`` in tokens for prompt and answer together."""
+        self.tokenizer, self.limit, self.seed = tokenizer, limit, seed
+        order = np.random.default_rng(seed).permutation(len(prompts))
+        self.prompts = [prompts[index] for index in order]
+
+    def own_samples(self, base: PreTrainedModel, work: Path, weight: float) -> OwnSamples:
+        """Answers of the reference ``base``, with its log-probabilities; kept in ``work``."""
+        path, prompts = work / "own-samples.json", self.prompts[:OWN_PROMPTS]
+        if not path.exists():
+            rows = sample(base, self.tokenizer, prompts, self.limit, self.seed)
+            write_whole(path, json.dumps([row.response.tolist() for row in rows]))
+        answers = json.loads(path.read_bytes())
+        rows = [
+            Encoded(prompt, np.array(answer, dtype=np.int32)) for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        with progress("the reference's own samples", len(rows)) as line:
+            return OwnSamples(rows, log_probabilities(base, rows, line), weight)
+
+    def divergences(
+        self, base: PreTrainedModel, adapters: dict[str, Path], work: Path, prompts: int
+    ) -> dict[str, GeneratedKL]:
+        """How far each adapter's policy is from ``base``, on its answers to ``prompts`` prompts; kept in ``work``."""
+        found, model = {}, base
+        with progress("divergence of generated text", len(adapters)) as line:
+            for name, adapter in adapters.items():
+                path = work / f"divergence-{name}.json"
+                if not path.exists():
+                    wrapped = new_adapter(model, rank=1, seed=self.seed, start=adapter)
+                    came = generated_divergence(wrapped, self.tokenizer, self.prompts[:prompts], self.limit, self.seed)
+                    model = unwrap(wrapped)
+                    error = came.error if came.prompts > 1 else None
+                    write_whole(path, GeneratedKL(kl=came.kl, error=error, prompts=came.prompts).model_dump_json())
+                found[name] = GeneratedKL.model_validate_json(path.read_bytes())
+                line.advance(note=name)
+        return found
