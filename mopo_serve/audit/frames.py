@@ -12,7 +12,7 @@ since 1970 (None: open end)::
     frames.latency(store, hour)          # family, profile, policy, metric (seconds, first_token_seconds), p50, p95, p99
     frames.decisions(store, hour, profile="balanced", limit=200) # newest first, one row per request
     frames.over_time(store, hour, bins=60)                       # bin start, profile, policy, requests
-    frames.judgements(store, hour)       # one row per counted judgement
+    frames.judgements(store, hour)       # one row per judgement of an answer on an objective
     frames.live(store, cards)            # per policy, objective and measure: n, mean, low, high beside the scorecard's
     frames.events(store, hour)           # fallbacks and other changes, newest first
 """
@@ -122,9 +122,8 @@ def over_time(store: AuditStore, period: Period = Period(), *, bins: int = 60) -
 
 
 def judgements(store: AuditStore, period: Period = Period()) -> pd.DataFrame:  # noqa: B008
-    """Counted judgements, in the order in which they came; ``time`` as UTC."""
-    query = select(FEEDBACK).where(period.of(FEEDBACK), FEEDBACK.c.counted == 1).order_by(FEEDBACK.c.seq)
-    found = _frame(store, query)
+    """Judgements in the order in which they came; ``time`` as UTC, ``against`` empty for scores."""
+    found = _frame(store, select(FEEDBACK).where(period.of(FEEDBACK)).order_by(FEEDBACK.c.seq))
     return found.assign(time=_utc(found["time"]))
 
 
@@ -137,15 +136,20 @@ def live(
 ) -> pd.DataFrame:
     """What people think, per policy, objective and measure, against what was measured before.
 
-    ``measure`` is ``score`` or ``win_rate`` (pairwise against an answer of ``reference``; other pairs have the
-    opponent's name in ``against_policy``). ``low`` and ``high`` are anytime-valid (``confidence``): they may be looked
-    at after every judgement. ``offline`` and ``certified_low`` are the scorecard's, missing where there is none. A
-    person's score and a judge's are in one unit only if both use the same scale.
+    ``measure`` is ``score``, or ``win_rate`` against the answers of ``against_policy``; a pair counts for both of its
+    policies. ``family`` is the beginning of the families' names that count. ``low`` and ``high`` are anytime-valid
+    (``confidence``): they may be looked at after every judgement. ``offline`` and ``certified_low`` are the
+    scorecard's, missing where there is none. A person's score and a judge's are in one unit only if both use the
+    same scale.
     """
     columns = ["family", "policy", "objective", "measure", "against_policy"]
     found = judgements(store)
-    found = found if family is None else found[found["family"] == family]
-    found = found.assign(measure=["win_rate" if against else "score" for against in found["against_policy"]])
+    found = found if family is None else found[found["family"].str.startswith(family)]
+    pairs = found[(found["against_policy"] != "") & (found["against_policy"] != found["policy"])]
+    turned = pairs.rename(columns={"policy": "against_policy", "against_policy": "policy"})
+    scores = found[found["against_policy"] == ""].assign(measure="score")
+    pairs, turned = pairs.assign(measure="win_rate"), turned.assign(measure="win_rate", value=1 - turned["value"])
+    found = pd.concat([scores, pairs, turned]).sort_values("seq")
     rows = []
     for names, group in found.groupby(columns, sort=True):
         interval = bounds(group["value"].to_numpy(float), confidence)

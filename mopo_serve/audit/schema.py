@@ -38,7 +38,7 @@ class AuditError(MopoError):
     """An audit store that cannot be opened, read or written."""
 
 
-def _chained(name: str, *columns: Column[object]) -> Table:
+def _chained(name: str, *columns: Column[object] | UniqueConstraint) -> Table:
     return Table(
         name,
         METADATA,
@@ -86,7 +86,7 @@ FEEDBACK = _chained(
     Column("policy", String(200), nullable=False),
     Column("against_policy", String(200), nullable=False),
     Column("family", String(200), nullable=False),
-    Column("counted", Integer, nullable=False),
+    UniqueConstraint("request_id", "judge", "objective", "against", name="feedback_first"),
 )
 EVENTS = _chained(
     "events",

@@ -33,10 +33,12 @@ def numbers(table: pd.DataFrame, row: str, columns: list[str]) -> list[float]:
 
 def judge(store: AuditStore, values: list[float], **changes: object) -> None:
     row = {
-        "request_id": "req-1", "objective": "safety", "judge": "j", "profile": "balanced", "policy": "policy-01",
-        "family": "family@0123456789ab", "counted": 1, "against": "", "against_policy": "", "comment": "",
+        "objective": "safety", "judge": "j", "profile": "balanced", "policy": "policy-01",
+        "family": "family@0123456789ab", "against": "", "against_policy": "", "comment": "",
     }  # fmt: skip
-    store.append_own(FEEDBACK, [row | {"time": 1.0 + n, "value": value} | changes for n, value in enumerate(values)])
+    known = len(list(store.rows(FEEDBACK)))
+    rows = [{"request_id": f"r{known + n}", "time": 1.0 + n, "value": value} for n, value in enumerate(values)]
+    store.append_own(FEEDBACK, [row | own | changes for own in rows])
 
 
 def test_traffic_adds_up(busy: AuditStore) -> None:
@@ -74,17 +76,20 @@ def test_requests_over_time_fall_into_their_stretch(busy: AuditStore) -> None:
 
 def test_live_bounds_stand_beside_the_scorecards(store: AuditStore) -> None:
     judge(store, [1.0, 0.5, 1.0])
-    judge(store, [0.0], counted=0)
     judge(store, [1.0, 0.0], against_policy="reference", against="req-9")
+    judge(store, [0.75], policy="reference", against_policy="policy-01", against="req-8")  # counts for both, turned
+    judge(store, [0.75], against_policy="policy-01", against="req-7")  # says nothing about either
     judge(store, [1.0], family="another", policy="policy-02")
     card = scorecard("policy-01", {"helpfulness": 0.7, "safety": 0.8, "factuality": 0.75})
-    table = frames.live(store, {"policy-01": card}, family="family@0123456789ab").set_index("measure")
+    table = frames.live(store, {"policy-01": card}, family="family@0123456789ab")
+    assert table["policy"].tolist() == ["policy-01", "policy-01", "reference"]
+    table = table[table["policy"] == "policy-01"].set_index("measure")
     expected = bounds(np.array([1.0, 0.5, 1.0]))
     assert numbers(table, "score", ["n", "mean", "low", "high"]) == pytest.approx([3, *expected])
     assert numbers(table, "score", ["offline", "certified_low"]) == pytest.approx([0.8, 0.75])
-    assert numbers(table, "win_rate", ["n", "mean", "offline"]) == pytest.approx([2, 0.5, 0.5])
-    assert len(frames.live(store)) == 3
-    assert len(frames.judgements(store)) == 6
+    assert numbers(table, "win_rate", ["n", "mean", "offline"]) == pytest.approx([3, (1 + 0 + 0.25) / 3, 0.5])
+    assert len(frames.live(store)) == 4
+    assert len(frames.judgements(store)) == 8
 
 
 def test_events_are_read_back(store: AuditStore) -> None:
