@@ -10,13 +10,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-from scipy import stats
 
 from mopo_eval.bootstrap import critical, resampled_shifts, standard_error, studentised
 from mopo_eval.bounds import FloatArray, betting_low, clopper_pearson_low
+from mopo_train.rates import wilson_interval
 
-IntArray = npt.NDArray[np.int64]
 LEAST_FOR_BOOTSTRAP = 10
 """With fewer prompts the bootstrap's intervals are far too short."""
 LEAST_DIFFERENT = 5
@@ -89,38 +87,13 @@ def clopper_pearson(passed: int, n: int, confidence: float) -> Interval:
 
 
 def wilson(passed: int, n: int, confidence: float) -> Interval:
-    """Wilson's score interval (E. B. Wilson, 1927): 5 of 5 gives a lower end of 5 / (5 + z^2).
+    """Wilson's score interval: 5 of 5 gives a lower end of 5 / (5 + z^2).
 
     Raises ValueError unless 0 <= passed <= n and n >= 1.
     """
     if not (0 <= passed <= n and n >= 1):
         raise ValueError(f"cannot rate {passed} passed of {n} prompts; score some first")
-    return _wilson(passed / n, n, confidence)
-
-
-def clustered_rate(right: FloatArray, cluster: IntArray, confidence: float) -> Interval:
-    """Interval for the mean of ``right`` (N,) in [0, 1] whose rows depend on each other within ``cluster`` (N,).
-
-    Wilson's with the effective number of rows, N over the design effect of the clusters (Dean and Pagano, Journal of
-    Survey Statistics and Methodology 3, 2015), never more than N; without variation the clusters count. Raises
-    ValueError without rows.
-    """
-    if len(right) == 0:
-        raise ValueError("cannot rate 0 rows; label some first")
-    _, code = np.unique(cluster, return_inverse=True)
-    rate, n, clusters = float(right.mean()), len(right), int(code.max()) + 1
-    residual = np.bincount(code, right - rate)  # (clusters,)
-    variance = float((residual**2).sum()) / n**2
-    effective = rate * (1 - rate) / variance if variance > 0 else clusters
-    return _wilson(rate, min(effective, n), confidence)
-
-
-def _wilson(rate: float, n: float, confidence: float) -> Interval:
-    z = float(stats.norm.isf((1 - confidence) / 2))
-    shrink = 1 + z * z / n
-    centre = (rate + z * z / (2 * n)) / shrink
-    reach = z * math.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2) / shrink
-    return Interval(min(rate, max(0.0, centre - reach)), max(rate, min(1.0, centre + reach)))
+    return Interval(*wilson_interval(passed / n, n, confidence))
 
 
 def betting_interval(values: FloatArray, confidence: float) -> Interval:

@@ -12,13 +12,12 @@ import numpy as np
 from scipy import stats
 
 from mopo_eval.differences import Difference, holm
-from mopo_eval.intervals import clustered_rate
 from mopo_train.family import REFERENCE, PolicyFamily, base_model_path
+from mopo_train.rates import clustered_rate
 
 if TYPE_CHECKING:
-    from mopo_eval.intervals import IntArray
     from mopo_train.preferences import PreferenceData
-    from mopo_train.winrates import FloatArray
+    from mopo_train.winrates import FloatArray, IntArray
 
 MAX_LENGTH = 512
 """Tokens of prompt and response; the end of a longer response is cut off, as in training."""

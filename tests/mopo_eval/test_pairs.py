@@ -13,7 +13,6 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mopo_eval.cli import main
-from mopo_eval.intervals import clustered_rate, wilson
 from mopo_eval.pairs import clustered_difference, compare_with_first, pair_accuracies
 from mopo_train.family import read_family
 from mopo_train.preferences import read_preferences
@@ -41,25 +40,6 @@ def test_accuracy_counts_strict_labels_and_halves_ties(tmp_path: Path) -> None:
     assert (found["helpfulness"].accuracy, found["helpfulness"].n) == (0.5, 3)  # right, tied, wrong
     assert (found["safety"].accuracy, found["safety"].n) == (0, 1)
     assert found["safety"].high > 0.5  # one pair says little
-
-
-def test_clusters_of_copies_are_worth_one_row() -> None:
-    right = np.array([1.0, 1, 0, 1, 0, 1, 1, 0, 1, 1])
-    alone = clustered_rate(right, np.arange(10), 0.95)
-    assert alone == pytest.approx(wilson(7, 10, 0.95))
-    copies = clustered_rate(np.repeat(right, 5), np.repeat(np.arange(10), 5), 0.95)
-    assert copies == pytest.approx(alone)
-    assert clustered_rate(np.ones(50), np.repeat(np.arange(10), 5), 0.95) == pytest.approx(wilson(10, 10, 0.95))
-
-
-def test_clustered_intervals_cover_the_truth() -> None:
-    random = np.random.default_rng(0)
-    covered = 0
-    for _ in range(600):
-        rate = np.repeat(random.beta(1.2, 0.8, size=60), 4)  # mean 0.6; rows of a prompt share its rate
-        low, high = clustered_rate((random.random(240) < rate).astype(float), np.repeat(np.arange(60), 4), 0.95)
-        covered += low <= 0.6 <= high
-    assert covered / 600 > 0.93
 
 
 def test_the_command_agrees_with_transformers(tiny_family: Path, tmp_path: Path) -> None:
