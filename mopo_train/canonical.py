@@ -40,7 +40,7 @@ class CanonicalRows(NamedTuple):
 
 
 def schema() -> "pa.Schema":
-    """Columns of the canonical table: the fields of ``Comparison``, the place of the row, and its keys."""
+    """Columns of the canonical table: the fields of ``Comparison``, lengths in characters, place and keys of a row."""
     import pyarrow as pa
 
     message = pa.struct([("role", pa.string()), ("content", pa.string())])
@@ -49,11 +49,14 @@ def schema() -> "pa.Schema":
             ("prompt", pa.list_(message)),
             ("response_a", pa.string()),
             ("response_b", pa.string()),
+            ("length_a", pa.int64()),
+            ("length_b", pa.int64()),
             ("objectives", pa.list_(pa.string())),
             ("labels", pa.list_(pa.float64())),
             ("weight", pa.float64()),
             ("annotator", pa.string()),
             ("group", pa.string()),
+            ("chosen_first", pa.bool_()),
             ("place", pa.int64()),
             ("keys", pa.list_(pa.uint64(), rows.KEY_WORDS)),
         ]
@@ -95,7 +98,8 @@ def _write_entry(entry: Path, raw: RawRows, source_format: SourceFormat, objecti
     partial = Path(tempfile.mkdtemp(prefix="partial-", dir=entry.parent))
     try:
         skipped: Counter[str] = Counter()
-        _write_rows(partial / "rows.arrow", _comparisons(raw, source_format, objective, skipped, partial))
+        found = _comparisons(raw, source_format, objective, skipped, partial)
+        _write_rows(partial / "rows.arrow", found, chosen_first=source_format.chosen_first)
         (partial / "skipped.json").write_text(json.dumps(skipped), encoding="utf-8")
         try:
             os.rename(partial, entry)
@@ -128,19 +132,25 @@ def _items(
     """What each row holds, with its place and its keys. Raises DataError that names the row."""
     for place, row in raw.rows():
         try:
-            item = _convert_row(row, source_format, objective)
-            if isinstance(item, Comparison) and item.response_a == item.response_b:
-                item = SAME
-            if isinstance(item, Skipped):
-                skipped[item.reason] += 1
-                continue
-            keys = rows.row_keys(item) if isinstance(item, Comparison) else rows.answer_keys(item.prompt, item.response)
+            found = _convert_row(row, source_format, objective)
+            for item in found if isinstance(found, list) else [found]:
+                if isinstance(item, Comparison) and item.response_a == item.response_b:
+                    item = SAME
+                if isinstance(item, Skipped):
+                    skipped[item.reason] += 1
+                else:
+                    yield place, cast(Item, item), _keys(item)
         except RowError as error:
             raise DataError(f"'{raw.name}' {raw.unit} {place}: {error}.") from error
-        yield place, cast(Item, item), keys
 
 
-def _convert_row(row: Row, source_format: SourceFormat, objective: str) -> Comparison | Rated | Skipped:
+def _keys(item: Comparison | Rated) -> bytes:
+    return rows.row_keys(item) if isinstance(item, Comparison) else rows.answer_keys(item.prompt, item.response)
+
+
+def _convert_row(
+    row: Row, source_format: SourceFormat, objective: str
+) -> Comparison | Rated | Skipped | list[Rated | Skipped]:
     if missing := source_format.required - row.keys():
         other = formats.recognise(row)
         found = f"it has the columns of {other.name}" if other else f"its columns are {', '.join(row) or 'none'}"
@@ -151,14 +161,14 @@ def _convert_row(row: Row, source_format: SourceFormat, objective: str) -> Compa
     return source_format.convert(row, objective)
 
 
-def _write_rows(path: Path, found: Iterable[tuple[int, Comparison, bytes]]) -> None:
+def _write_rows(path: Path, found: Iterable[tuple[int, Comparison, bytes]], *, chosen_first: bool) -> None:
     import pyarrow as pa
 
     columns = schema()
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, columns) as writer:
         batch: list[dict[str, Any]] = []
         for place, row, keys in found:
-            batch.append(_record(place, row, keys))
+            batch.append(_record(place, row, keys) | {"chosen_first": chosen_first})
             if len(batch) == BATCH:
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=columns))
                 batch = []
@@ -170,6 +180,8 @@ def _record(place: int, row: Comparison, keys: bytes) -> dict[str, Any]:
         "prompt": row.prompt,
         "response_a": row.response_a,
         "response_b": row.response_b,
+        "length_a": len(row.response_a),
+        "length_b": len(row.response_b),
         "objectives": list(row.preferences),
         "labels": list(row.preferences.values()),
         "weight": row.weight,

@@ -1,11 +1,12 @@
 """The source formats of preference data, recognised by their columns.
 
-A pair format holds one comparison per row; a rated format holds one answer per row with its ratings, and the
+A pair format holds one comparison per row; a rated format holds answers with their ratings, and the
 answers to one prompt become pairs (``mopo_train.ratings``). Rows of third parties' formats that are no comparison,
 such as one with an empty answer, are skipped and counted, because their users cannot correct them; in our own format
 they are errors. Not covered: rankings of more than two answers in one row.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -69,12 +70,15 @@ class SourceFormat:
     """Columns that every row has."""
     matches: Callable[[Row], bool]
     """Whether a file whose first row is given has this format."""
-    convert: Callable[[Row, str], Comparison | Rated | Skipped]
-    """From a row and the objective's name (empty unless ``unnamed``); raises RowError."""
+    convert: Callable[[Row, str], "Comparison | Rated | Skipped | list[Rated | Skipped]"]
+    """From a row and the objective's name (empty unless ``unnamed``); several answers where a row holds them. Raises
+    RowError."""
     rated: bool = False
-    """Holds one rated answer per row, not one comparison."""
+    """Holds rated answers, one or several per row, not one comparison."""
     unnamed: bool = False
     """Has one label whose objective the file does not name."""
+    chosen_first: bool = False
+    """Writes the preferred answer first, so that the order of the answers says nothing but the label."""
     default: str | None = None
     """Objective of an unnamed label when the caller gives none."""
 
@@ -221,6 +225,70 @@ def _truthfulqa(row: Row, _: str) -> Rated | Skipped:
     return Rated(read_prompt(question.strip()), answer.strip(), {TRUTHFULQA_ENDS[end]: rating})
 
 
+ULTRAFEEDBACK_RATINGS = {
+    "helpfulness": "helpfulness",
+    "truthfulness": "factuality",
+    "honesty": "honesty",
+    "instruction_following": "instruction-following",
+}
+
+
+def _ultrafeedback_rated(row: Row, _: str) -> list[Rated | Skipped]:
+    """UltraFeedback as published: an instruction with the completions of several models, each rated on four aspects."""
+    prompt = read_prompt(row.get("instruction"), "instruction")
+    completions = row.get("completions")
+    if not isinstance(completions, list):
+        raise RowError(f"'completions' is {shown(completions)}; expected a list of {{response, annotations}}")
+    found: list[Rated | Skipped] = []
+    for index, completion in enumerate(completions):
+        field = f"completions[{index}]"
+        if not isinstance(completion, Mapping):
+            raise RowError(f"'{field}' is {shown(completion)}; expected {{response, annotations}}")
+        if _any_empty(completion, "response"):
+            found.append(EMPTY)
+            continue
+        response = read_text(completion.get("response"), f"{field}.response")
+        annotations = completion.get("annotations") or {}
+        if not isinstance(annotations, Mapping):
+            raise RowError(f"'{field}.annotations' is {shown(annotations)}; expected {{aspect: {{Rating}}}}")
+        ratings = {}
+        for aspect, objective in ULTRAFEEDBACK_RATINGS.items():
+            rating = _stars(annotations.get(aspect), f"{field}.annotations.{aspect}")
+            if rating is not None:
+                ratings[objective] = rating
+        found.append(Rated(prompt, response, ratings))
+    return found
+
+
+def _stars(annotation: Any, field: str) -> float | None:
+    """The rating of one aspect, 1 to 5, which is written as text; None for N/A or absent. Raises RowError."""
+    value = annotation.get("Rating") if isinstance(annotation, Mapping) else annotation
+    if value is None or value == "N/A":
+        return None
+    try:
+        rating = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError):
+        rating = math.nan
+    if not 1 <= rating <= 5:
+        raise RowError(f"'{field}' is {shown(value)}; expected a rating from 1 to 5, or N/A")
+    return rating
+
+
+def _unpaired(row: Row, objective: str) -> Rated | Skipped:
+    """TRL's unpaired preference: one completion that is good or not."""
+    prompt = read_prompt(row.get("prompt"))
+    completion, label = row.get("completion"), row.get("label")
+    if not isinstance(label, bool):
+        raise RowError(f"'label' is {shown(label)}; expected true where the completion is good and false where not")
+    if isinstance(completion, str):
+        answered = Answered(prompt, completion.strip())
+    else:
+        answered = read_answered(completion, "completion", prompt)
+    if not answered.answer.strip():
+        return EMPTY
+    return Rated(answered.prompt, answered.answer, {objective: float(label)})
+
+
 def _any_empty(row: Row, *columns: str) -> bool:
     return any(isinstance(row.get(column), str) and not row[column].strip() for column in columns)
 
@@ -264,6 +332,7 @@ FORMATS: tuple[SourceFormat, ...] = (
         matches=lambda row: _has("prompt", "chosen", "rejected")(row) and _scores(row) is not None,
         convert=_chosen,
         unnamed=True,
+        chosen_first=True,
         default="helpfulness",
     ),
     SourceFormat(
@@ -273,6 +342,7 @@ FORMATS: tuple[SourceFormat, ...] = (
         matches=_is_hh,
         convert=_chosen,
         unnamed=True,
+        chosen_first=True,
     ),
     SourceFormat(
         name="TRL preference",
@@ -281,6 +351,7 @@ FORMATS: tuple[SourceFormat, ...] = (
         matches=_has("chosen", "rejected"),
         convert=_chosen,
         unnamed=True,
+        chosen_first=True,
     ),
     SourceFormat(
         name="HelpSteer2",
@@ -289,6 +360,23 @@ FORMATS: tuple[SourceFormat, ...] = (
         matches=lambda row: _has("prompt", "response")(row) and not row.keys().isdisjoint(HELPSTEER_RATINGS),
         convert=_helpsteer,
         rated=True,
+    ),
+    SourceFormat(
+        name="UltraFeedback, rated",
+        columns="instruction, completions with response and annotations",
+        required=frozenset({"instruction", "completions"}),
+        matches=_has("instruction", "completions"),
+        convert=_ultrafeedback_rated,
+        rated=True,
+    ),
+    SourceFormat(
+        name="TRL unpaired preference",
+        columns="prompt, completion, label as true or false",
+        required=frozenset({"prompt", "completion", "label"}),
+        matches=_has("prompt", "completion", "label"),
+        convert=_unpaired,
+        rated=True,
+        unnamed=True,
     ),
     SourceFormat(
         name="TruthfulQA judge",

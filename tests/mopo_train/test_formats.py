@@ -240,6 +240,65 @@ def test_helpsteer_rows_that_cannot_be_used(tmp_path: Path) -> None:
     refused(tmp_path, good[0] | {"prompt": ""}, "'prompt' is empty text; expected the question as text")
 
 
+def rated_by_four(instruction: str, **ratings: tuple[Any, Any]) -> Row:
+    """A row of UltraFeedback: response -> (rating of helpfulness, rating of truthfulness)."""
+
+    def annotations(helpful: Any, true: Any) -> Row:
+        return {"helpfulness": {"Rating": helpful, "Rationale": "r", "Type": ["1"]}, "truthfulness": {"Rating": true}}
+
+    completions = [
+        {"model": "m", "response": text, "annotations": annotations(*pair)} for text, pair in ratings.items()
+    ]
+    return {"source": "s", "instruction": instruction, "models": [], "completions": completions}
+
+
+def test_ultrafeedback_as_published_compares_its_completions_on_each_aspect(tmp_path: Path) -> None:
+    data = read(tmp_path, rated_by_four("q", x=("5", "1"), y=("3", "4"), z=("3", "N/A")), rated_by_four("r", w=(1, 1)))
+    assert data.objectives == ("helpfulness", "factuality")
+    nan = np.nan
+    np.testing.assert_array_equal(data.labels, [[1, 0], [1, nan], [0.5, nan]])  # xy, xz, yz
+    assert data.skipped == {"the only answer to its prompt": 1}
+
+
+def test_ultrafeedback_completions_in_parquet_and_empty_ones(tmp_path: Path) -> None:
+    pd.DataFrame([rated_by_four("q", x=("5", "1"), y=("2", "2")) | {"extra": 1}]).to_parquet(tmp_path / "u.parquet")
+    assert read_preferences([tmp_path / "u.parquet"]).labels.tolist() == [[1, 0]]
+    item = rated_by_four("q", x=("5", "1"), y=("2", "2"))
+    item["completions"].append({"response": "", "annotations": {}})
+    assert read(tmp_path, item).skipped == {"an empty response": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "pattern"),
+    [
+        ({"completions": "x"}, "'completions' is the text 'x'"),
+        ({"completions": ["x"]}, r"'completions\[0\]' is the text 'x'"),
+        ({"completions": [{"response": None}]}, r"'completions\[0\]\.response' is missing"),
+        ({"completions": [{"response": "x", "annotations": ["x"]}]}, r"annotations' is a list"),
+        ({"completions": [{"response": "x", "annotations": {"honesty": {"Rating": "6"}}}]}, "a rating from 1 to 5"),
+        ({"completions": [{"response": "x", "annotations": {"honesty": {"Rating": "good"}}}]}, "a rating from 1 to 5"),
+        ({"instruction": ""}, "'instruction' is empty"),
+    ],
+)
+def test_ultrafeedback_rows_that_cannot_be_used(tmp_path: Path, change: Row, pattern: str) -> None:
+    refused(tmp_path, rated_by_four("q", x=("5", "1")) | change, pattern)
+
+
+def test_trl_unpaired_completions_of_one_prompt_become_pairs(tmp_path: Path) -> None:
+    def one(completion: Any, label: Any, prompt: Any = "Sky?") -> Row:
+        return {"prompt": prompt, "completion": completion, "label": label}
+
+    rows = [one(" Blue.", True), one([assistant("Green.")], False, [user("Sky?")]), one("Red.", False), one("", True)]
+    data = read(tmp_path, *rows, one("x", True, "Alone?"), objectives=["safety"])
+    assert data.objectives == ("safety",)
+    assert data.labels[:, 0].tolist() == [1, 1, 0.5]  # Blue over Green and Red, which tie
+    assert data.response(int(data.first[0])) == "Blue."
+    assert data.skipped == {"an empty response": 1, "the only answer to its prompt": 1}
+    refused(tmp_path, one("x", 1), "'label' is 1; expected true", "safety")
+    refused(tmp_path, one(None, True), "'completion' is missing", "safety")
+    refused(tmp_path, one("x", True), "does not say what was judged")
+
+
 def judged(question: str, answer: str, end: str, verdict: str) -> Row:
     return {"prompt": f"Q: {question}\nA: {answer}\n{end}:", "completion": verdict}
 
@@ -295,6 +354,8 @@ def test_every_format_is_recognised_as_itself() -> None:
         "HH-RLHF": {"chosen": "\n\nHuman: q\n\nAssistant: x", "rejected": "\n\nHuman: q\n\nAssistant: y"},
         "TRL preference": TRL,
         "HelpSteer2": {"prompt": "q", "response": "x", "helpfulness": 1, "correctness": 2},
+        "UltraFeedback, rated": rated_by_four("q", x=(1, 1)),
+        "TRL unpaired preference": {"prompt": "q", "completion": "x", "label": True},
         "TruthfulQA judge": judged("q", "x", "True", " yes"),
     }
     assert list(rows) == [known.name for known in FORMATS]
