@@ -25,22 +25,36 @@ def main() -> None:
 @click.option("--share", default=0.1, show_default=True, help="Part of the prompts to hold out.")
 @click.option("--seed", default=0, show_default=True, help="Another seed holds out other prompts.")
 @click.option("--objective", "objectives", multiple=True, help="Name of labels that have none, or those to keep.")
+@click.option(
+    "--near-duplicates",
+    "near",
+    default="apart",
+    show_default=True,
+    type=click.Choice(["apart", "together"]),
+    help="Whether prompts that nearly repeat each other may be put on both sides.",
+)
 @click.option("--force", is_flag=True, help="Overwrite a split that is there.")
-def split(
-    sources: tuple[str, ...], out: Path, share: float, seed: int, objectives: tuple[str, ...], force: bool
-) -> None:
+def split(sources: tuple[str, ...], out: Path, near: str, force: bool, **options: Any) -> None:
     """Hold out prompts of DATA: OUT/train.jsonl, OUT/heldout.jsonl and the held-out prompts, OUT/prompts.jsonl.
 
     Rows of one prompt, or of one `group`, stay on one side. A source whose labels have no name (HH-RLHF, TRL) is
     written OBJECTIVE=DATA, for example safety=harmless.jsonl.gz.
     """
     from mopo_train.preferences import read_preferences
-    from mopo_train.split import held_out, write_split
+    from mopo_train.split import held_out, nearly_on_both_sides, with_near_duplicates, write_split
 
-    data = read_preferences(sources, objectives=objectives, at_least=1)
+    data = read_preferences(sources, objectives=options["objectives"], at_least=1)
     for note in data.notes():
         say(note)
-    done = write_split(data, out, held_out(data, share, seed), force=force)
+    if near == "together":
+        data = with_near_duplicates(data)
+    held = held_out(data, options["share"], options["seed"])
+    if near == "apart" and (both := nearly_on_both_sides(data, held)):
+        say(
+            f"warning: {both} of the held-out prompts nearly repeat a prompt to train on; "
+            "--near-duplicates together keeps such prompts on one side"
+        )
+    done = write_split(data, out, held, force=force)
     say(f"{out}: {done.train_rows} rows on {done.train_prompts} prompts to train on (train.jsonl)")
     say(f"{out}: {done.heldout_rows} rows on {done.heldout_prompts} prompts held out (heldout.jsonl, prompts.jsonl)")
 
@@ -48,17 +62,39 @@ def split(
 @main.command()
 @click.argument("sources", metavar="DATA...", nargs=-1, required=True)
 @click.option("--objective", "objectives", multiple=True, help="Name of labels that have none, or those to keep.")
+@click.option("--held-out", multiple=True, metavar="FILE", help="Prompts that must not be in DATA, also not nearly.")
+@click.option("--tokenizer", metavar="MODEL", help="Count tokens with this model's tokenizer: what does not fit?")
+@click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=2), help="With --tokenizer.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write one page with pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def check(sources: tuple[str, ...], objectives: tuple[str, ...], as_json: bool) -> None:
-    """Say what DATA hold and what they cannot support: labels, agreement, conflicts, biases, repetitions, cycles.
+def check(sources: tuple[str, ...], html: Path | None, as_json: bool, **options: Any) -> None:
+    """Say what DATA hold and what they cannot support: labels, agreement, conflicts, biases, repetitions, leaks.
 
-    Problems are findings, not errors: the exit status is 0. Shares are given with 99 % Wilson intervals.
+    Problems are findings, not errors: the exit status is 0. Intervals are at 99 %, clustered by prompt. A source whose
+    labels have no name (HH-RLHF, TRL) is written OBJECTIVE=DATA, for example safety=harmless.jsonl.gz.
     """
+    from mopo_train.check.report import Beside, check_tables
     from mopo_train.check.report import check as check_data
-    from mopo_train.check.report import check_tables
     from mopo_train.preferences import read_preferences
 
-    document = check_data(read_preferences(sources, objectives=objectives, at_least=1))
+    held_out, context = None, None
+    if options["held_out"]:
+        from mopo_train.check.heldout import read_held_out
+
+        held_out = read_held_out(options["held_out"])
+    data = read_preferences(sources, objectives=options["objectives"], at_least=1)
+    if options["tokenizer"]:
+        from mopo_train.check.context import context_use
+        from mopo_train.policy.models import load_tokenizer
+
+        context = context_use(data, load_tokenizer(options["tokenizer"]), options["max_length"])
+    document = check_data(data, Beside(held_out, context))
+    if html is not None:
+        from mopo_train.check.page import check_page
+        from mopo_train.family import write_whole
+
+        write_whole(html, check_page(document, ", ".join(Path(source).name for source in sources)))
+        say(f"wrote {html}")
     if as_json:
         print_json(document)
         return

@@ -71,6 +71,21 @@ class PreferenceData:
         found: list[Message] = self.rows.data.column("prompt")[int(self._prompt_row[prompt])].as_py()
         return found
 
+    def prompt_text(self, prompt: int) -> str:
+        """What the messages of a prompt say, a line break between them."""
+        return "\n".join(message["content"] for message in self.messages(prompt))
+
+    def prompt_texts(self) -> Iterator[str]:
+        """``prompt_text`` of every prompt in order, read from the memory map in batches."""
+        import pyarrow as pa
+
+        begin = at = 0
+        for batch in self.rows.data.to_batches():
+            end = at + int(np.searchsorted(self._prompt_row[at:], begin + len(batch)))
+            for messages in batch.column("prompt").take(pa.array(self._prompt_row[at:end] - begin)).to_pylist():
+                yield "\n".join(message["content"] for message in messages)
+            begin, at = begin + len(batch), end
+
     def response(self, index: int) -> str:
         """The text of a distinct response."""
         row, side = divmod(int(self._response_place[index]), 2)

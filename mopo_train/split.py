@@ -1,20 +1,23 @@
 """Held-out prompts: whole split groups, chosen by digests of their texts.
 
 A group is held out or trained on as one, so that no prompt, and no row of a ``group``, is on both sides. The choice
-depends on the seed and on the texts alone: the order of the rows changes nothing. Near duplicates that are not marked
-by ``group`` are not found here.
+depends on the seed and on the texts alone: the order of the rows changes nothing. Prompts that nearly repeat each
+other can be kept on one side too (``with_near_duplicates``).
 """
 
 import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from mopo_train.check.heldout import PromptTexts
+from mopo_train.check.similar import clusters, near_duplicates
 from mopo_train.errors import DataError
 from mopo_train.preferences import PreferenceData
 from mopo_train.rows import plain, to_json
@@ -31,6 +34,21 @@ class Split(NamedTuple):
     heldout_rows: int
     train_prompts: int
     heldout_prompts: int
+
+
+def with_near_duplicates(data: PreferenceData) -> PreferenceData:
+    """``data`` whose split groups also hold together the prompts that nearly repeat each other."""
+    pairs = near_duplicates(PromptTexts(data))
+    order = np.argsort(data.group, kind="stable")
+    same = data.group[order[1:]] == data.group[order[:-1]]
+    chain = np.stack([order[:-1][same], order[1:][same]], axis=1)  # joins the prompts of each group
+    return replace(data, group=clusters(len(data.group), np.concatenate([pairs, chain])))
+
+
+def nearly_on_both_sides(data: PreferenceData, held: npt.NDArray[np.bool_]) -> int:
+    """How many of the ``held`` prompts (P,) nearly repeat one that is trained on."""
+    cluster = clusters(len(data.group), near_duplicates(PromptTexts(data)))
+    return int(np.isin(cluster[held], cluster[~held]).sum())
 
 
 def held_out(data: PreferenceData, share: float, seed: int) -> npt.NDArray[np.bool_]:

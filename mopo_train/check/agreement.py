@@ -1,12 +1,15 @@
 """Agreement: between annotators of one comparison, and between objectives on one comparison or one prompt."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from mopo_train.winrates import FloatArray, IntArray, WinRates
 
 TIE = 0.5
+CONFIDENCE = 0.99
 
 
 def krippendorff_alpha(unit: IntArray, value: FloatArray) -> float:
@@ -29,6 +32,14 @@ def krippendorff_alpha(unit: IntArray, value: FloatArray) -> float:
     return 1 - observed / expected if expected > 0 else float("nan")
 
 
+class Correlation(NamedTuple):
+    """A rank correlation with its interval at ``CONFIDENCE``, over prompts; NaN where undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
 class Conflict(NamedTuple):
     """How two objectives relate."""
 
@@ -36,8 +47,8 @@ class Conflict(NamedTuple):
     """Comparisons with a strict label on both."""
     share: float
     """Share of these whose labels disagree; NaN without any."""
-    correlation: float
-    """Spearman's rank correlation of the win rates within prompts, pooled over prompts; NaN where undefined."""
+    correlation: Correlation
+    """Spearman's rank correlation of the win rates within prompts, pooled over prompts."""
 
 
 def conflict(labels: FloatArray, rates: WinRates, k: int, other: int) -> Conflict:
@@ -48,14 +59,35 @@ def conflict(labels: FloatArray, rates: WinRates, k: int, other: int) -> Conflic
     return Conflict(int(strict.sum()), share, rank_correlation(rates, k, other))
 
 
-def rank_correlation(rates: WinRates, k: int, other: int) -> float:
-    """Correlation of within-prompt ranks of two win rates over the prompts that are labelled on both."""
-    both = rates.labelled[:, k] & rates.labelled[:, other]
+def rank_correlation(rates: WinRates, k: int, other: int) -> Correlation:
+    """Correlation of within-prompt ranks of two win rates over the prompts that are labelled on both.
+
+    The interval is by linearisation with the prompts as units and Student's quantile, on Fisher's scale; without
+    variation over three prompts or more it is [-1, 1].
+    """
     prompt = rates.prompt_of()
-    kept = both[prompt]
+    kept = (rates.labelled[:, k] & rates.labelled[:, other])[prompt]
     x, y = (centred_ranks(prompt[kept], rates.rates[kept, column]) for column in (k, other))
-    scale = float(np.sqrt((x**2).sum() * (y**2).sum()))
-    return float((x * y).sum()) / scale if scale > 0 else float("nan")
+    _, code = np.unique(prompt[kept], return_inverse=True)
+    products, squares, others = (np.bincount(code, each) for each in (x * y, x * x, y * y))  # (prompts on both,)
+    scale = float(np.sqrt(squares.sum() * others.sum()))
+    if scale == 0:
+        return Correlation(*[float("nan")] * 3)
+    value = min(1.0, max(-1.0, float(products.sum()) / scale))
+    used = int(np.count_nonzero(squares + others))
+    influence = products / scale - value / 2 * (squares / squares.sum() + others / others.sum())
+    error = float(np.sqrt((influence**2).sum()))
+    if used < 3 or abs(value) == 1 or error == 0:
+        return Correlation(value, -1.0, 1.0) if used < 3 else Correlation(value, *_certain(value, used))
+    reach = float(stats.t.isf((1 - CONFIDENCE) / 2, used - 1)) * error / (1 - value**2)
+    centre = math.atanh(value)
+    return Correlation(value, math.tanh(centre - reach), math.tanh(centre + reach))
+
+
+def _certain(value: float, prompts: int) -> tuple[float, float]:
+    """Ends where every one of ``prompts`` agreed or every one disagreed: as for a rate of ``prompts`` in as many."""
+    least = 2 * (1 - CONFIDENCE) ** (1 / prompts) - 1
+    return (least, 1.0) if value > 0 else (-1.0, -least)
 
 
 def centred_ranks(group: IntArray, value: FloatArray) -> FloatArray:

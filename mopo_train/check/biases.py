@@ -3,19 +3,17 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import scipy.stats
 
-from mopo_train.check.agreement import TIE
-from mopo_train.winrates import FloatArray, IntArray
+from mopo_train.check.agreement import CONFIDENCE, TIE
+from mopo_train.rates import clustered_rate
+from mopo_train.winrates import BoolArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from mopo_train.preferences import PreferenceData
 
-CONFIDENCE = 0.99
-
 
 class Share(NamedTuple):
-    """A share of comparisons with its Wilson interval at ``CONFIDENCE``; rows are taken as independent."""
+    """A share of comparisons with its interval at ``CONFIDENCE``, clustered by prompt."""
 
     value: float
     low: float
@@ -28,28 +26,34 @@ class Share(NamedTuple):
         return self.low > TIE + distance or self.high < TIE - distance
 
 
-def share(successes: int, rows: int) -> Share | None:
-    """None without rows."""
-    if rows == 0:
+def share(held: BoolArray, prompt: IntArray) -> Share | None:
+    """Of rows (N,) that belong to prompts (N,); None without rows."""
+    if len(held) == 0:
         return None
-    interval = scipy.stats.binomtest(successes, rows).proportion_ci(CONFIDENCE, method="wilson")
-    return Share(successes / rows, float(interval.low), float(interval.high), rows)
+    low, high = clustered_rate(held.astype(np.float64), prompt, CONFIDENCE)
+    return Share(float(held.mean()), low, high, len(held))
 
 
-def first_preferred(labels: FloatArray) -> Share | None:
-    """How often response_a is preferred among the strict ``labels`` (R,)."""
-    return share(int((labels > TIE).sum()), int(((labels > TIE) | (labels < TIE)).sum()))
+def first_preferred(labels: FloatArray, prompt: IntArray) -> Share | None:
+    """How often response_a is preferred among the strict ``labels`` (R,); ``prompt`` (R,)."""
+    strict = (labels > TIE) | (labels < TIE)
+    return share(labels[strict] > TIE, prompt[strict])
 
 
-def longer_preferred(labels: FloatArray, lengths: IntArray) -> Share | None:
+def longer_preferred(labels: FloatArray, lengths: IntArray, prompt: IntArray) -> Share | None:
     """How often the longer response is preferred, among strict labels on responses (R, 2) of different length."""
     sign = np.nan_to_num(labels - TIE) * (lengths[:, 0] - lengths[:, 1])
-    return share(int((sign > 0).sum()), int((sign != 0).sum()))
+    return share(sign[sign != 0] > 0, prompt[sign != 0])
+
+
+def chosen_first(data: "PreferenceData") -> BoolArray:
+    """(R,) rows of formats that write the preferred response first: their order shows no bias of annotators."""
+    found: BoolArray = data.rows.data.column("chosen_first").to_numpy()
+    return found
 
 
 def response_lengths(data: "PreferenceData") -> IntArray:
-    """(R, 2) characters of response_a and response_b, from the memory map."""
-    import pyarrow.compute as pc
-
-    sides = [pc.utf8_length(data.rows.data.column(name)).to_numpy() for name in ("response_a", "response_b")]
-    return np.stack(sides, axis=1).astype(np.int64)
+    """(R, 2) characters of response_a and response_b; the texts themselves are not read."""
+    sides = [data.rows.data.column(name).to_numpy() for name in ("length_a", "length_b")]
+    lengths: IntArray = np.stack(sides, axis=1)
+    return lengths

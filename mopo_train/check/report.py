@@ -1,4 +1,4 @@
-"""What ``mopo-train check`` says: the document of ``check --json``, the problems in it, and the verdict in words."""
+"""What ``mopo-train check`` says: the document of ``check --json``, the verdict in words, tables for a terminal."""
 
 import itertools
 import math
@@ -7,216 +7,170 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mopo_train.check.agreement import TIE, conflict, krippendorff_alpha
-from mopo_train.check.biases import Share, first_preferred, longer_preferred, response_lengths
-from mopo_train.check.structure import Pairing, contradicted, cyclic, pairing, repeated
-from mopo_train.winrates import BoolArray, IntArray, comparisons_per_response, win_rates
+from mopo_train.check import problems
+from mopo_train.check.agreement import CONFIDENCE, TIE, conflict, krippendorff_alpha
+from mopo_train.check.biases import Share, chosen_first, first_preferred, longer_preferred, response_lengths
+from mopo_train.check.heldout import HeldOut, PromptTexts, leaked
+from mopo_train.check.similar import clusters, near_duplicates
+from mopo_train.check.structure import Pairing, annotators, pairing
+from mopo_train.winrates import IntArray, comparisons_per_response, win_rates
 
 if TYPE_CHECKING:
+    from mopo_train.check.context import ContextUse
     from mopo_train.preferences import PreferenceData
 
-FEW_COMPARISONS = 5
-"""Per response: below this, win rates from labels promise too much (`mopo_train.plan`)."""
-FEW_PROMPTS = 100
-"""Per objective: below this, the bound of a floor lies more than about 0.08 under its mean."""
-LOW_ALPHA = 0.4
-"""Krippendorff advises 0.667 for tentative conclusions; preferences between good answers rarely reach it."""
-POSITION, LENGTH = 0.02, 0.1
-"""Distance from one half beyond which a bias is worth a warning."""
-AGREEING = 0.1
-"""Conflict below which two objectives ask for the same answers."""
-EXAMPLES = 5
-"""Rows named per problem."""
+
+class Beside(NamedTuple):
+    """What to hold the data against."""
+
+    held_out: HeldOut | None = None
+    context: "ContextUse | None" = None
 
 
-class Problem(NamedTuple):
-    """Something that the data cannot support, or that should be looked at."""
-
-    kind: str
-    rows: int
-    """How many comparisons it concerns."""
-    message: str
-    """What it means and what to do."""
-    examples: list[int]
-    """Numbers of some of these rows, from 0, over all sources in order."""
-
-
-def check(data: "PreferenceData") -> dict[str, Any]:
+def check(data: "PreferenceData", beside: Beside = Beside()) -> dict[str, Any]:  # noqa: B008 - immutable
     """The object of ``check --json``: counts and shares per objective and pair of objectives, problems, verdict."""
-    pairs, rates = pairing(data), win_rates(data)
-    lengths, compared = response_lengths(data), comparisons_per_response(data)
-    objectives: dict[str, dict[str, Any]] = {}
-    for k, name in enumerate(data.objectives):
-        label = data.labels[:, k]
-        known = ~np.isnan(label)
-        objectives[name] = {
-            "labelled": int(known.sum()),
-            "ties": int((label == TIE).sum()),
-            "a_preferred": int((label > TIE).sum()),
-            "prompts": int(rates.labelled[:, k].sum()),
-            "first_preferred": _shown(first_preferred(label)),
-            "longer_preferred": _shown(longer_preferred(label, lengths)),
-            "agreement": _number(pair_agreement(pairs, k)),
-            "comparisons_per_response": compared[name].mean,
-        }
+    pairs, rates, counts = pairing(data), win_rates(data), comparisons_per_response(data)
+    lengths, who = response_lengths(data), annotators(data)
+    objectives = {
+        name: _objective(data, k, lengths) | _agreement(pairs, who, k) | {"prompts": int(rates.labelled[:, k].sum())}
+        for k, name in enumerate(data.objectives)
+    }
+    for name, facts in objectives.items():
+        facts["comparisons_per_response"] = counts[name].mean
     relations = {
         f"{data.objectives[k]}|{data.objectives[other]}": conflict(data.labels, rates, k, other)
         for k, other in itertools.combinations(range(len(data.objectives)), 2)
     }
+    held = beside.held_out
+    near = near_duplicates(PromptTexts(data, held.texts if held else ()))
+    cluster = clusters(len(data.group), near[near[:, 1] < len(data.group)])
     document = {
         "rows": len(data.prompt),
         "prompts": len(data.group),
         "responses": len(data.response_prompt),
+        "annotators": len(np.unique(who[who >= 0])),
         "objectives": objectives,
         "conflict": {key: found.share for key, found in relations.items() if found.rows},
-        "rank_correlation": {key: _number(found.correlation) for key, found in relations.items()},
+        "rank_correlation": {key: _number(found.correlation.value) for key, found in relations.items()},
+        "rank_correlation_interval": {
+            key: [found.correlation.low, found.correlation.high]
+            for key, found in relations.items()
+            if not math.isnan(found.correlation.value)
+        },
         "labelled_on_both": {key: found.rows for key, found in relations.items()},
+        "near_duplicate_prompts": int((np.bincount(cluster)[cluster] > 1).sum()),
+        "distributions": _distributions(data, lengths),
+        "confidence": CONFIDENCE,
         "skipped": data.skipped,
     }
-    problems = [*_row_problems(data, pairs), *_objective_problems(objectives), *_relation_problems(document)]
-    document["problems"] = [problem._asdict() for problem in problems]
+    found = [*problems.row_problems(data, pairs), *problems.near_problems(data, cluster)]
+    if held is not None:
+        leak = leaked(data, held, near)
+        document["held_out"] = {"prompts": len(held.texts), "same": len(leak.same), "near": len(leak.near)}
+        found += problems.leak_problems(leak, len(held.texts))
+    if beside.context is not None:
+        document["context"] = beside.context._asdict()
+        found += problems.context_problems(beside.context, len(data.prompt))
+    found += [*problems.objective_problems(objectives), *problems.relation_problems(document)]
+    document["problems"] = [problem._asdict() for problem in found]
     return document | {"verdict": verdict(document)}
 
 
-def pair_agreement(pairs: Pairing, k: int) -> float:
-    """Krippendorff's alpha of the labels on the same pair of responses; NaN where no pair was labelled twice.
+def _objective(data: "PreferenceData", k: int, lengths: IntArray) -> dict[str, Any]:
+    label = data.labels[:, k]
+    return {
+        "labelled": int((~np.isnan(label)).sum()),
+        "ties": int((label == TIE).sum()),
+        "a_preferred": int((label > TIE).sum()),
+        "first_preferred": _shown(first_preferred(np.where(chosen_first(data), np.nan, label), data.prompt)),
+        "longer_preferred": _shown(longer_preferred(label, lengths, data.prompt)),
+    }
 
-    Every label counts in both directions, so that it does not matter which response of a pair is called the first.
+
+def _agreement(pairs: Pairing, who: IntArray, k: int) -> dict[str, Any]:
+    """Krippendorff's alpha of the labels on the same pair of responses, and how many pairs were labelled twice or more.
+
+    Every label counts in both directions, so that it does not matter which response of a pair is called the first. An
+    annotator's labels of one pair are one value, their mean; rows without an annotator are by different ones.
     """
-    known = ~np.isnan(pairs.labels[:, k])
-    label, unit = pairs.labels[known, k], pairs.number[known]
-    return krippendorff_alpha(np.r_[unit, unit + len(pairs.ends)], np.r_[label, 1 - label])
+    known = np.flatnonzero(~np.isnan(pairs.labels[:, k]))
+    nobody = np.where(who[known] < 0, -1 - np.arange(len(known)), who[known])
+    _, code = np.unique(np.stack([pairs.number[known], nobody], axis=1), axis=0, return_inverse=True)
+    label = np.bincount(code, pairs.labels[known, k]) / np.maximum(np.bincount(code), 1)
+    unit = np.zeros(len(label), dtype=np.int64)
+    unit[code] = pairs.number[known]
+    alpha = krippendorff_alpha(np.r_[unit, unit + len(pairs.ends)], np.r_[label, 1 - label])
+    return {"agreement": _number(alpha), "labelled_twice": int((np.bincount(unit) > 1).sum()) if len(unit) else 0}
 
 
-def annotators(data: "PreferenceData") -> IntArray:
-    """(R,) number of each row's annotator, the same one for all rows without."""
-    import pyarrow.compute as pc
-
-    column = data.rows.data.column("annotator")
-    codes = pc.index_in(column, value_set=pc.unique(pc.drop_null(column)))
-    numbers: IntArray = pc.fill_null(codes, -1).to_numpy().astype(np.int64)
-    return numbers
-
-
-def _row_problems(data: "PreferenceData", pairs: Pairing) -> Iterator[Problem]:
-    if (count := sum(data.skipped.values())) > 0:
-        reasons = ", ".join(f"{reason} ({rows})" for reason, rows in data.skipped.items())
-        yield Problem("left-out", count, f"rows that hold no comparison were left out: {reasons}.", [])
-    yield from _problem(
-        "duplicate",
-        repeated(pairs, annotators(data)),
-        "rows repeat an earlier comparison with the same labels by the same (or no) annotator: copies count twice. "
-        "Remove them, or name the annotators.",
-    )
+def _distributions(data: "PreferenceData", lengths: IntArray) -> dict[str, Any]:
+    """Counts for pictures: rows per prompt, labelled comparisons per response, characters per response."""
+    responses = len(data.response_prompt)
+    per_response = {}
     for k, name in enumerate(data.objectives):
-        both_ways = contradicted(pairs, k)[pairs.number] & ~np.isnan(data.labels[:, k])
-        yield from _problem(
-            "contradiction",
-            both_ways,
-            f"rows label the same pair both ways on {name}: annotators differ, or copies were mixed up.",
+        known = ~np.isnan(data.labels[:, k])
+        times = np.bincount(data.first[known], minlength=responses) + np.bincount(
+            data.second[known], minlength=responses
         )
-        circle = cyclic(pairs, k, data.weight, len(data.response_prompt))
-        inside = circle[data.first] & circle[data.second] & ~np.isnan(data.labels[:, k])
-        yield from _problem(
-            "cycle",
-            inside,
-            f"rows join responses of {_prompts(data, circle)} in a preference cycle on {name} (a over b over c over "
-            "a): no pointwise reward explains these; win rates do.",
-        )
+        per_response[name] = _counted(times[times > 0])
+    characters = np.zeros(responses, dtype=np.int64)
+    characters[data.first], characters[data.second] = lengths[:, 0], lengths[:, 1]
+    edges = np.unique(np.geomspace(1, max(2, int(characters.max()) + 1), 31).round().astype(int))
+    return {
+        "rows_per_prompt": _counted(np.bincount(data.prompt)),
+        "comparisons_per_response": per_response,
+        "response_characters": {"edges": edges.tolist(), "counts": np.histogram(characters, edges)[0].tolist()},
+    }
 
 
-def _prompts(data: "PreferenceData", chosen: BoolArray) -> str:
-    count = len(np.unique(data.response_prompt[chosen]))
-    return f"{count} prompt{'' if count == 1 else 's'}"
-
-
-def _problem(kind: str, rows: BoolArray, message: str) -> Iterator[Problem]:
-    found = np.flatnonzero(rows)
-    if len(found):
-        yield Problem(kind, len(found), f"{len(found)} {message}", found[:EXAMPLES].tolist())
-
-
-def _objective_problems(objectives: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
-    for name, facts in objectives.items():
-        rows = facts["labelled"]
-        if facts["prompts"] < FEW_PROMPTS:
-            told = (
-                f"{name} is labelled on {facts['prompts']} prompts only: bounds of its floors will be wide. Label more."
-            )
-            yield Problem("few-prompts", rows, told, [])
-        if facts["comparisons_per_response"] < FEW_COMPARISONS:
-            told = (
-                f"{name} has {facts['comparisons_per_response']:.1f} comparisons per response, "
-                f"below {FEW_COMPARISONS}: predictions from labels alone are optimistic."
-            )
-            yield Problem("few-comparisons", rows, told, [])
-        if facts["agreement"] is not None and facts["agreement"] < LOW_ALPHA:
-            told = f"labels of the same pair agree little on {name}: Krippendorff's alpha {facts['agreement']:.2f}."
-            yield Problem("low-agreement", rows, told, [])
-        for kind, key, distance, told in (
-            ("position-bias", "first_preferred", POSITION, "the first response is preferred"),
-            ("length-bias", "longer_preferred", LENGTH, "the longer response is preferred"),
-        ):
-            found = facts[key]
-            if found is not None and Share(**found).far_from_half(distance):
-                advice = "Swap positions at random before anything sees the order." if kind == "position-bias" else (
-                    "A policy may learn length instead of quality; watch the length of its answers."
-                )  # fmt: skip
-                told = f"{told} on {name} in {found['value']:.1%} of {found['rows']} strict comparisons. {advice}"
-                yield Problem(kind, found["rows"], told, [])
-
-
-def _relation_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
-    for key, rows in document["labelled_on_both"].items():
-        first, second = key.split("|")
-        share = document["conflict"].get(key)
-        correlation = document["rank_correlation"][key]
-        if share is None:
-            if correlation is None:
-                told = (
-                    f"no prompt carries labels on both {first} and {second}: their trade-off cannot be seen in this "
-                    "data, each is learned on its own prompts."
-                )
-                yield Problem("no-overlap", 0, told, [])
-        elif share < AGREEING:
-            told = (
-                f"{first} and {second} disagree in only {share:.1%} of {rows} comparisons: "
-                "raising one raises the other, so a floor will hardly bind."
-            )
-            yield Problem("objectives-agree", rows, told, [])
+def _counted(values: IntArray) -> dict[str, int]:
+    """How often each value occurs."""
+    found, times = np.unique(values, return_counts=True)
+    return {str(value): count for value, count in zip(found.tolist(), times.tolist(), strict=True)}
 
 
 def verdict(document: Mapping[str, Any]) -> str:
     """The data in plain words: what they support, and what to look at first."""
     names, kinds = list(document["objectives"]), {problem["kind"] for problem in document["problems"]}
+    told = [f"{_count(document['rows'], 'comparison')} on {_count(document['prompts'], 'prompt')}"]
     if len(names) < 2:
-        return (
-            f"Only {names[0]} is labelled: there is nothing to trade off. Add data with labels on a second objective."
-        )
-    trade = [key for key in document["labelled_on_both"] if _pulls_apart(document, key)]
-    told = [
-        f"{document['rows']} comparisons on {document['prompts']} prompts; "
-        + (
-            "objectives that pull apart: " + ", ".join(key.replace("|", " and ") for key in trade) + "."
-            if trade
-            else "no two objectives were seen to pull apart."
-        )
-    ]
+        told[0] += f", labelled on {names[0]} only: there is nothing to trade off. Join data that label another one."
+    else:
+        told[0] += _trades(document)
+    if "leakage" in kinds:
+        told.append("Held-out prompts are in the data: do not trust what is measured on them.")
+    if "few-prompts" in kinds:
+        told.append("So few prompts support no floor with confidence.")
     if "few-comparisons" in kinds:
         told.append("Trust a plan's shape, not its heights: few comparisons per response.")
     if kinds & {"duplicate", "contradiction", "low-agreement"}:
         told.append("Look at repeated and contradicting labels before training.")
+    if "near-duplicate" in kinds:
+        told.append("Keep prompts that nearly repeat each other on one side of a split.")
+    if "context-overflow" in kinds:
+        told.append("Part of the text does not fit into the context.")
     if "position-bias" in kinds:
         told.append("Positions are biased; training here does not see the order, other tools may.")
+    if "length-bias" in kinds:
+        told.append("Length goes with preference: watch the length of the answers.")
     return " ".join(told)
 
 
-def _pulls_apart(document: Mapping[str, Any], key: str) -> bool:
-    """By the labels on the same comparisons, or, where no row carries both, by the win rates on the same prompts."""
-    share, correlation = document["conflict"].get(key), document["rank_correlation"][key]
-    if share is not None:
-        return bool(share >= AGREEING)
-    return correlation is not None and bool(correlation < 1 - 2 * AGREEING)
+def _trades(document: Mapping[str, Any]) -> str:
+    """Which objectives conflict."""
+    pulling: list[str] = []
+    agreeing: list[str] = []
+    unseen: list[str] = []
+    for key, rows in document["labelled_on_both"].items():
+        hidden = document["rank_correlation"][key] is None and not rows
+        kind = unseen if hidden else agreeing if problems.agrees(document, key) else pulling
+        kind.append(key.replace("|", " and "))
+    parts = [f"objectives that pull apart: {', '.join(pulling)}"] if pulling else []
+    parts += [f"that agree, so that floors will not bind: {', '.join(agreeing)}"] if agreeing else []
+    parts += [f"never seen on the same prompt: {', '.join(unseen)}"] if unseen else []
+    if not pulling:
+        parts.insert(0, "no two objectives were seen to pull apart")
+    return f"; {'; '.join(parts)}."
 
 
 def check_tables(document: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
@@ -226,18 +180,18 @@ def check_tables(document: Mapping[str, Any]) -> Iterator[tuple[str, list[str], 
     for name, facts in document["objectives"].items():
         shares = [_percent(facts[key]) for key in ("first_preferred", "longer_preferred")]
         alpha = "-" if facts["agreement"] is None else f"{facts['agreement']:.2f}"
-        counts = [str(facts[key]) for key in ("labelled", "prompts", "ties")]
+        coverage = f"{facts['labelled']} ({facts['labelled'] / document['rows']:.0%})"
+        counts = [coverage, str(facts["prompts"]), str(facts["ties"])]
         rows.append([name, *counts, *shares, alpha, f"{facts['comparisons_per_response']:.1f}"])
-    yield f"{document['rows']} comparisons, {document['prompts']} prompts", columns, rows
-    relations = [
-        [key.replace("|", " and "), str(count), *(_plain(document[field].get(key)) for field in _RELATION_FIELDS)]
-        for key, count in document["labelled_on_both"].items()
-    ]
+    yield f"{_count(document['rows'], 'comparison')}, {_count(document['prompts'], 'prompt')}", columns, rows
+    relations = []
+    for key, count in document["labelled_on_both"].items():
+        share, correlation = document["conflict"].get(key), document["rank_correlation"][key]
+        ends = document["rank_correlation_interval"].get(key)
+        shown = "-" if correlation is None else f"{correlation:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]"
+        relations.append([key.replace("|", " and "), str(count), "-" if share is None else f"{share:.1%}", shown])
     if relations:
         yield "objectives", ["objectives", "strict on both", "conflict", "rank correlation"], relations
-
-
-_RELATION_FIELDS = ("conflict", "rank_correlation")
 
 
 def _shown(found: Share | None) -> dict[str, Any] | None:
@@ -248,8 +202,8 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _plain(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _percent(found: Mapping[str, Any] | None) -> str:

@@ -33,6 +33,16 @@ def pairing(data: "PreferenceData") -> Pairing:
     return Pairing(number, ends[index], np.where(turned[:, None], 1 - data.labels, data.labels))
 
 
+def annotators(data: "PreferenceData") -> IntArray:
+    """(R,) number of each row's annotator, -1 for all rows without."""
+    import pyarrow.compute as pc
+
+    column = data.rows.data.column("annotator")
+    codes = pc.index_in(column, value_set=pc.unique(pc.drop_null(column)))
+    numbers: IntArray = pc.fill_null(codes, -1).to_numpy().astype(np.int64)
+    return numbers
+
+
 def repeated(pairs: Pairing, annotator: IntArray) -> BoolArray:
     """(R,) rows that say what an earlier row says: same pair, annotator and labels, in either order of responses."""
     columns = np.column_stack([pairs.number, annotator, np.nan_to_num(pairs.labels, nan=-1.0)])

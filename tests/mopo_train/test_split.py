@@ -13,7 +13,7 @@ from mopo_train.cli import main
 from mopo_train.errors import DataError
 from mopo_train.preferences import PreferenceData, read_preferences
 from mopo_train.rows import to_json
-from mopo_train.split import held_out, write_split
+from mopo_train.split import held_out, nearly_on_both_sides, with_near_duplicates, write_split
 from tests.comparisons import Row, row, write_rows
 
 
@@ -168,3 +168,37 @@ def test_an_output_that_is_a_file(tmp_path: Path) -> None:
     status, _, err = split(data, "--out", data)
     assert status == 1
     assert "cannot write the split to" in err
+
+
+NEAR = [
+    row(f"please say how device {index // 2} of shop {index // 2} gets warm air {index // 2} times a day {end}")
+    for index, end in enumerate(["outside", "inside"] * 20)
+]
+"""20 pairs of prompts that differ in the last word, so that 14 of 16 pairs of words are the same."""
+
+
+def test_near_duplicates_stay_on_one_side_where_that_is_asked_for(tmp_path: Path) -> None:
+    data = read(tmp_path, NEAR)
+    assert any(nearly_on_both_sides(data, held_out(data, 0.2, seed)) for seed in range(5))
+    together = with_near_duplicates(data)
+    for seed in range(5):
+        held = held_out(together, 0.2, seed)
+        assert (held[::2] == held[1::2]).all() and held.sum() == 8
+        assert nearly_on_both_sides(data, held) == 0
+
+
+def test_near_duplicates_join_groups_and_leave_the_others(tmp_path: Path) -> None:
+    rows = [NEAR[0] | {"group": "a"}, row("q1", group="a"), NEAR[1] | {"group": "b"}, row("q2", group="b"), row("q3")]
+    group = with_near_duplicates(read(tmp_path, rows)).group
+    assert len(set(group[:4])) == 1 and group[4] != group[0]
+
+
+def test_the_command_warns_of_near_duplicates_on_both_sides(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "pairs.jsonl", NEAR)
+    told = []
+    for choice in ("apart", "together"):
+        arguments = ["split", str(path), "--out", str(tmp_path / choice), "--share", "0.2", "--near-duplicates", choice]
+        result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        told.append("nearly repeat a prompt to train on" in result.stderr)
+    assert told == [True, False]

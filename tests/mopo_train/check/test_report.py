@@ -1,5 +1,6 @@
 """``mopo-train check`` on small data whose every figure can be counted by hand, and on real data."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def test_agreement_of_annotators_does_not_depend_on_which_response_comes_first(t
     turned = [
         item
         if index % 3
-        else row(item["prompt"], "b", "a", {"safety": 1 - item["preferences"]["safety"]}, annotator="0")
+        else row(item["prompt"], "b", "a", {"safety": 1 - item["preferences"]["safety"]}, annotator=item["annotator"])
         for index, item in enumerate(rows)
     ]
     first = checked(write_rows(tmp_path / "first.jsonl", rows))["objectives"]["safety"]["agreement"]
@@ -83,6 +84,45 @@ def test_agreement_of_annotators_does_not_depend_on_which_response_comes_first(t
         checked(write_rows(tmp_path / "turned.jsonl", turned))["objectives"]["safety"]["agreement"]
     )
     assert -1 < first < 1
+
+
+def test_chosen_first_is_no_bias_of_annotators(tmp_path: Path) -> None:
+    chosen = write_rows(
+        tmp_path / "trl.jsonl", [{"prompt": f"Q{i}", "chosen": "x", "rejected": "y"} for i in range(99)]
+    )
+    own = write_rows(tmp_path / "own.jsonl", [row(f"Q{i}", "x", "z", {"safety": i % 2}) for i in range(40)])
+    result = CliRunner().invoke(main, ["check", f"safety={chosen}", str(own), "--json"], catch_exceptions=False)
+    first = json.loads(result.stdout)["objectives"]["safety"]["first_preferred"]
+    assert (first["value"], first["rows"]) == (0.5, 40)
+
+
+def test_an_annotator_who_repeats_himself_does_not_raise_the_agreement(tmp_path: Path) -> None:
+    labels = [(q, who, (q * 7 + (who == "y") * (q % 3 == 0)) % 2) for q in range(30) for who in "xy"]
+    rows = [row(f"Q{q}", "a", "b", {"safety": label}, annotator=who) for q, who, label in labels]
+    once = checked(write_rows(tmp_path / "once.jsonl", rows))["objectives"]["safety"]
+    twice = checked(write_rows(tmp_path / "twice.jsonl", rows + rows[::2] * 3))["objectives"]["safety"]
+    assert once["agreement"] == pytest.approx(twice["agreement"])
+    assert once["labelled_twice"] == twice["labelled_twice"] == 30
+
+
+def test_near_duplicates_are_told_unless_a_group_keeps_them_together(tmp_path: Path) -> None:
+    asked = "please say in a few plain words how a heat pump gets warmth out of cold air"
+    rows = [row(asked), row(asked + " outside"), row("What else?")]
+    found = problems(checked(write_rows(tmp_path / "apart.jsonl", rows)))
+    assert found["near-duplicate"] == (2, [0, 1])
+    marked = [each | {"group": "g"} for each in rows]
+    assert "near-duplicate" not in problems(checked(write_rows(tmp_path / "marked.jsonl", marked)))
+
+
+def test_objectives_that_agree_by_their_win_rates_alone_are_named(tmp_path: Path) -> None:
+    rows = []
+    for q in range(200):  # each pair is labelled on one objective only, the responses on both
+        for name, pair in itertools.product(("helpfulness", "safety"), ("ab", "bc", "ac")):
+            rows.append(row(f"Q{q}", pair[0], pair[1], {name: 1}))
+    document = checked(write_rows(tmp_path / "rows.jsonl", rows))
+    (told,) = [each["message"] for each in document["problems"] if each["kind"] == "objectives-agree"]
+    assert "floors between them will not bind" in told
+    assert "that agree, so that floors will not bind: helpfulness and safety" in document["verdict"]
 
 
 def test_objectives_that_agree_and_biases_are_named(tmp_path: Path) -> None:
@@ -124,4 +164,5 @@ def test_real_data_show_the_known_position_bias(real_data: Path) -> None:
     document = checked(real_data / "pku_saferlhf_train.jsonl.gz")
     bias = {name: facts["first_preferred"]["value"] for name, facts in document["objectives"].items()}
     assert bias == {"helpfulness": pytest.approx(0.364, abs=1e-3), "safety": pytest.approx(0.296, abs=1e-3)}
-    assert {"position-bias", "length-bias"} <= {problem["kind"] for problem in document["problems"]}
+    assert "position-bias" in {problem["kind"] for problem in document["problems"]}
+    assert document["objectives"]["helpfulness"]["longer_preferred"]["value"] == pytest.approx(0.621, abs=1e-3)
