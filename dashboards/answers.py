@@ -49,7 +49,7 @@ def evaluation_runs(root: Path) -> list[str]:
 def read_prompts(directory: Path) -> pd.DataFrame:
     """The prompts of an evaluation, one row each in the order of the file: prompt_id, prompt, category."""
     path = directory / "responses.parquet"
-    table = _open(path, ["prompt_id", "prompt", "category"], optional={"category"})
+    table = read_columns(path, ["prompt_id", "prompt", "category"], optional={"category"})
     ids = table.column("prompt_id").combine_chunks()
     first = pc.index_in(pc.unique(ids), value_set=ids)
     frame: pd.DataFrame = table.take(first).to_pandas()
@@ -98,20 +98,34 @@ class AnswerStore:
     def __init__(self, directory: Path) -> None:
         """Raises EvaluationError if the answers are missing or cannot be read; judgements may be missing."""
         columns = ["policy", "prompt_id", "sample", "response", "finish_reason"]
-        self._answers = _open(directory / "responses.parquet", columns, optional={"sample", "finish_reason"})
+        self._answers = read_columns(directory / "responses.parquet", columns, optional={"sample", "finish_reason"})
         self._answer_rows = _rows_by_prompt(self._answers)
         self._judgements: pa.Table | None = None
         self._judgement_rows: dict[str, IntArray] = {}
         path = directory / "judgements.parquet"
         if path.is_file():
             columns = ["policy", "prompt_id", "sample", "objective", "judge", "score", "label", "evidence"]
-            self._judgements = _open(path, columns, optional={"sample", "judge", "label", "evidence"})
+            self._judgements = read_columns(path, columns, optional={"sample", "judge", "label", "evidence"})
             self._judgement_rows = _rows_by_prompt(self._judgements)
 
     @property
     def judged(self) -> bool:
         """True if the evaluation holds judgements."""
         return self._judgements is not None
+
+    @property
+    def policies(self) -> list[str]:
+        """Policies that gave an answer, in order of appearance."""
+        found: list[str] = pc.unique(self._answers.column("policy")).to_pylist()
+        return found
+
+    def search(self, words: str) -> set[str]:
+        """Ids of the prompts with an answer that contains every one of ``words``, ignoring case."""
+        texts, ids = self._answers.column("response"), self._answers.column("prompt_id")
+        for word in words.split():
+            kept = pc.fill_null(pc.match_substring(texts, word, ignore_case=True), fill_value=False)
+            texts, ids = texts.filter(kept), ids.filter(kept)
+        return set(pc.unique(ids).to_pylist())
 
     def find(self, prompt_id: str) -> list[Answer]:
         """Every policy's answers to a prompt, each with its judgements; empty for an unknown prompt."""
@@ -152,7 +166,7 @@ def _plain(evidence: Any) -> str:
     return "" if evidence is None else str(evidence)
 
 
-def _open(path: Path, columns: list[str], optional: set[str]) -> pa.Table:
+def read_columns(path: Path, columns: list[str], optional: set[str]) -> pa.Table:
     """The ``columns`` of a Parquet file; ``optional`` ones may be missing. Raises EvaluationError."""
     try:
         present = set(pq.read_schema(path).names)

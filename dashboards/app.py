@@ -1,4 +1,4 @@
-"""The Streamlit application: navigation and style. The family comes by environment.
+"""The Streamlit application: language, login, navigation and style. What to show comes by environment (``settings``).
 
 The pages are in ``views``: a directory called ``pages`` beside this file would be served by Streamlit itself,
 without this file, to whoever opens a page's address first.
@@ -8,21 +8,96 @@ from pathlib import Path
 
 import streamlit as st
 
+from dashboards import markup
+from dashboards.catalogue import DEFAULT, LANGUAGES, Catalogue
 from dashboards.style import STYLE
+from dashboards.views import shared
 
 VIEWS = Path(__file__).with_name("views")
+PAGES = {
+    "decide": [
+        ("front", "front", ":material/show_chart:"),
+        ("price", "price", ":material/sell:"),
+        ("compare", "policies", ":material/compare_arrows:"),
+        ("answers", "answers", ":material/forum:"),
+        ("profiles", "profiles", ":material/fact_check:"),
+    ],
+    "understand": [
+        ("training", "training", ":material/model_training:"),
+        ("data", "data", ":material/dataset:"),
+        ("labelling", "labelling", ":material/thumbs_up_down:"),
+    ],
+    "watch": [
+        ("playground", "playground", ":material/play_circle:"),
+        ("monitor", "monitor", ":material/monitoring:"),
+    ],
+}
+"""Per section of the navigation: name of the page in the catalogue and of its file, its address, its icon."""
+FILES = {"answers": "prompts"}
+"""Pages whose file has another name, since a module of ``dashboards`` has theirs."""
 
 
 def main() -> None:
     """Show the page that was asked for."""
-    st.set_page_config(page_title="MOPO dashboard", page_icon="📈", layout="wide")
+    st.set_page_config(page_title="MOPO", page_icon="📈", layout="wide")
     st.html(STYLE)
-    pages = [
-        st.Page(VIEWS / "front.py", title="Front", icon=":material/show_chart:", default=True),
-        st.Page(VIEWS / "compare.py", title="Policies", icon=":material/compare_arrows:", url_path="policies"),
-        st.Page(VIEWS / "prompts.py", title="Answers", icon=":material/forum:", url_path="answers"),
-    ]
-    st.navigation(pages, position="top").run()
+    ask_language()
+    t = shared.words()
+    st.html(f'<script>document.documentElement.lang = "{t.language}"</script>', unsafe_allow_javascript=True)
+    if shared.settings().login and not st.user.is_logged_in:
+        show_login(t)
+        return
+    sections = {
+        t(f"app.section_{section}"): [
+            st.Page(
+                VIEWS / f"{FILES.get(name, name)}.py",
+                title=t(f"app.page_{name}"),
+                icon=icon,
+                url_path=address,
+                default=name == "front",
+            )
+            for name, address, icon in pages
+            if (VIEWS / f"{FILES.get(name, name)}.py").exists()
+        ]
+        for section, pages in PAGES.items()
+    }
+    page = st.navigation(
+        {section: pages for section, pages in sections.items() if pages}, position="sidebar", expanded=True
+    )
+    show_session(t)
+    page.run()
+
+
+def ask_language() -> None:
+    """The choice of a language, in the sidebar of every page; ``?lang=ja`` in the address chooses it at first."""
+    if "language" not in st.session_state:
+        asked = st.query_params.get("lang", DEFAULT)
+        st.session_state["language"] = asked if asked in LANGUAGES else DEFAULT
+    with st.sidebar:
+        st.segmented_control(
+            shared.words()("app.language"),
+            list(LANGUAGES),
+            format_func=LANGUAGES.__getitem__,
+            required=True,
+            key="language",
+        )
+
+
+def show_login(t: Catalogue) -> None:
+    """The page of somebody who has not signed in."""
+    st.navigation([st.Page(lambda: None, title=t("login.heading"))], position="hidden")
+    st.html(markup.help_page(t("login.heading"), t("login.text")))
+    st.button(t("login.button"), type="primary", on_click=st.login, key="login")
+
+
+def show_session(t: Catalogue) -> None:
+    """Who is here and what they may do, in the sidebar."""
+    with st.sidebar:
+        if shared.settings().read_only:
+            st.caption(t("app.read_only"))
+        if shared.settings().login:
+            st.caption(t("app.signed_in", name=shared.signed_in() or ""))
+            st.button(t("app.sign_out"), on_click=st.logout, key="logout")
 
 
 if __name__ == "__main__":

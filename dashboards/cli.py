@@ -6,18 +6,17 @@ import runpy
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from dashboards.errors import AddressError
+from dashboards.settings import Settings
 from mopo_train import __version__
 from mopo_train.console import say
 from mopo_train.errors import FamilyNotFound, MopoError
 
 APP = Path(__file__).with_name("app.py")
-FAMILY_VARIABLE = "MOPO_DASHBOARD_FAMILY"
-"""Environment variable by which the application learns its family."""
-
 SETTINGS = {
     "server.headless": "true",
     "server.showEmailPrompt": "false",
@@ -41,9 +40,16 @@ SETTINGS = {
 @click.argument("family", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
 @click.option("--port", default=8501, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--gateway", metavar="URL", help="A live gateway, for the playground; its key in MOPO_API_KEY.")
+@click.option("--audit", metavar="PATH|URL", help="The gateway's audit store, for the monitor.")
+@click.option("--read-only", is_flag=True, help="Show everything, save nothing.")
+@click.option("--login", is_flag=True, help="Ask for a login through OIDC ([auth] in .streamlit/secrets.toml).")
 @click.version_option(__version__)
-def main(family: Path, host: str, port: int) -> None:
-    """Compare the policies of FAMILY in the browser and see what floors cost. Ctrl-C stops it."""
+def main(family: Path, host: str, port: int, **more: Any) -> None:
+    """See what floors cost, compare policies, agree on profiles and watch what is served, in the browser.
+
+    Profiles, sign-offs, labels and comments are saved in FAMILY. Ctrl-C stops it.
+    """
     try:
         check_family(family)
         check_address(host, port)
@@ -52,7 +58,7 @@ def main(family: Path, host: str, port: int) -> None:
         sys.exit(1)
     shown = f"[{host}]" if ":" in host else host
     say(f"Dashboard of {family} at http://{shown}:{port} (Ctrl-C stops it)")
-    serve(family, host, port)
+    serve(Settings(family.resolve(), **more), host, port)
 
 
 def check_family(root: Path) -> None:
@@ -80,9 +86,9 @@ def check_address(host: str, port: int) -> None:
         raise AddressError(f"cannot listen on {host}:{port}: {cause}.") from error
 
 
-def serve(family: Path, host: str, port: int) -> None:
+def serve(dashboard: Settings, host: str, port: int) -> None:
     """Run the application until SIGINT or SIGTERM; does not return."""
-    os.environ[FAMILY_VARIABLE] = str(family.resolve())
+    os.environ.update(dashboard.environment())
     settings = SETTINGS | {"server.address": host, "server.port": str(port), "browser.serverAddress": host}
     sys.argv = ["streamlit", "run", str(APP), *(f"--{name}={value}" for name, value in settings.items())]
     runpy.run_module("streamlit", run_name="__main__", alter_sys=True)

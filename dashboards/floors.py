@@ -20,16 +20,6 @@ class Standing(NamedTuple):
     margins: PolicyMargins
     dominated: bool
 
-    @property
-    def why_out(self) -> str:
-        """The floors that it misses, with the amounts; empty if it holds all."""
-        missed = [
-            f"{name} not measured" if margin is None else f"{name} {-margin:.3f} below"
-            for name, margin in self.margins.margins.items()
-            if margin is None or margin < 0
-        ]
-        return ", ".join(missed)
-
 
 class Outcome(NamedTuple):
     """The policy that one profile gets."""

@@ -70,9 +70,11 @@ def add_certified(figure: go.Figure, points: Sequence[Point], opacity: float) ->
     add_ticks(figure, means_x, [point.y.certified_low for point in points], "line-ew", opacity)
 
 
-def add_ticks(figure: go.Figure, x: Sequence[Any], y: Sequence[Any], shape: str, opacity: float = 1.0) -> None:
-    """Marks of certified bounds; ``shape`` is ``line-ns`` (upright) or ``line-ew`` (level)."""
-    marker = {"symbol": shape, "size": 12, "line": {"width": 2.2, "color": palette.VERMILLION}}
+def add_ticks(
+    figure: go.Figure, x: Sequence[Any], y: Sequence[Any], shape: str, opacity: float = 1.0, *, size: int = 12
+) -> None:
+    """Marks of certified bounds and floors; ``shape`` is ``line-ns`` (upright) or ``line-ew`` (level)."""
+    marker = {"symbol": shape, "size": size, "line": {"width": 2.2, "color": palette.VERMILLION}}
     figure.add_scatter(x=x, y=y, mode="markers", name="certified", opacity=opacity, marker=marker, hoverinfo="skip")
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from dashboards import palette
 from dashboards.answers import Answer, Judged
+from dashboards.catalogue import Catalogue
 
 
 class Cell(NamedTuple):
@@ -82,6 +83,9 @@ _KEYS = {
     "high": f'<path d="M5 13H19L12 2Z" fill="{palette.INK}"/>',
     "line": f'<path d="M1 8H23" stroke="{palette.GREEN}" stroke-width="2.4"/>',
     "dotted": f'<path d="M1 8H23" stroke="{palette.GREEN}" stroke-width="2.4" stroke-dasharray="2.5 2.5"/>',
+    "dot-line": f'<path d="M1 8H23" stroke="{palette.BLUE}" stroke-width="3"/>',
+    "band": '<rect x="1" y="2" width="22" height="12" fill="#0072B2" opacity="0.16"/>',
+    "floor-line": f'<path d="M12 1V15" stroke="{palette.RUST}" stroke-width="1.8" stroke-dasharray="3 2"/>',
     "floor": f'<path d="M12 1V15" stroke="{palette.MUTED}" stroke-width="1.8" stroke-dasharray="2 2"/>',
 }
 
@@ -111,42 +115,49 @@ def _picture(mark: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(drawing.encode()).decode()
 
 
-def prompt(text: str, category: str) -> str:
+def prompt(text: str, category: str, t: Catalogue) -> str:
     """The prompt, as plain text."""
-    label = f"Prompt · {category}" if category else "Prompt"
+    label = f"{t('word.prompt')} · {category}" if category else t("word.prompt")
     return f'<div class="m-label">{escape(label)}</div><div class="m-prompt">{escape(text)}</div>'
 
 
-def answer_grid(answers: Sequence[Answer], kinds: dict[str, str]) -> str:
+def answer_grid(answers: Sequence[Answer], kinds: dict[str, str], t: Catalogue) -> str:
     """Answers beside each other, each with what the judges said; ``kinds`` by policy id."""
-    return (
-        '<div class="m-grid">' + "".join(_answer(answer, kinds.get(answer.policy, "")) for answer in answers) + "</div>"
-    )
+    cards = "".join(_answer(answer, kinds.get(answer.policy, ""), t) for answer in answers)
+    return f'<div class="m-grid">{cards}</div>'
 
 
-def _answer(answer: Answer, kind: str) -> str:
+def _answer(answer: Answer, kind: str, t: Catalogue) -> str:
     aside = " · ".join(
-        part for part in ("" if kind == answer.policy else kind, "cut off" if answer.cut_off else "") if part
+        part for part in ("" if kind == answer.policy else kind, t("answers.cut") if answer.cut_off else "") if part
     )
-    text = f"<p>{escape(answer.response)}</p>" if answer.response.strip() else '<p class="m-empty">(empty answer)</p>'
-    judged = "".join(_judged(entry) for entry in answer.judgements)
-    judged = judged or '<div class="why">Not judged.</div>'
+    judged = "".join(_judged(entry, t) for entry in answer.judgements)
+    judged = judged or f'<div class="why">{escape(t("answers.unjudged"))}</div>'
+    return card(answer.policy, aside, answer.response, judged, t)
+
+
+def card(heading: str, aside: str, text: str, below: str, t: Catalogue) -> str:
+    """One answer with its ``heading``; ``below`` is HTML, everything else plain text."""
+    shown = f'<p tabindex="0">{escape(text)}</p>'
+    if not text.strip():
+        shown = f'<p class="m-empty">{escape(t("answers.empty"))}</p>'
     return (
-        f'<article class="m-answer" aria-label="Answer of {escape(answer.policy)}">'
-        f"<header><span>{escape(answer.policy)}</span><small>{escape(aside)}</small></header>"
-        f'{text}<div class="m-judged">{judged}</div></article>'
+        f'<article class="m-answer" aria-label="{escape(t("answers.answer_of", name=heading))}">'
+        f"<header><span>{escape(heading)}</span><small>{escape(aside)}</small></header>"
+        f'{shown}<div class="m-judged">{below}</div></article>'
     )
 
 
-def _judged(entry: Judged) -> str:
+def _judged(entry: Judged, t: Catalogue) -> str:
     if entry.score is None or entry.score != entry.score:
         value, width = "–", 0.0
     else:
         value, width = f"{entry.score:.2f}", 100 * min(max(entry.score, 0.0), 1.0)
     label = f"<b>{escape(entry.label)}</b>" if entry.label else ""
     why = " – ".join(part for part in (label, escape(entry.evidence)) if part)
+    title = escape(t("answers.judge", name=entry.judge))
     return (
-        f'<div title="judge: {escape(entry.judge)}"><div class="line"><span>{escape(entry.objective)}</span>'
+        f'<div title="{title}"><div class="line"><span>{escape(t.objective(entry.objective))}</span>'
         f'<span class="bar"><i style="width:{width:.0f}%"></i></span><span class="value">{value}</span></div>'
         + (f'<div class="why">{why}</div>' if why else "")
         + "</div>"

@@ -39,3 +39,7 @@ def tint(share: float) -> str:
 
 def _channels(colour: str) -> list[int]:
     return [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
+
+
+SERIES = [("#0072B2", "circle"), ("#D55E00", "square"), ("#00795C", "diamond"), ("#7A3E9D", "triangle-up")]
+"""Colour and symbol of up to four policies that are compared: told apart without the colour too."""

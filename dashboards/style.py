@@ -12,7 +12,7 @@ STYLE = f"""<style>
 .m-facts b {{ color: {palette.INK}; font-weight: 600; }}
 .m-facts span + span::before {{ content: "·"; padding: 0 0.5em; color: {palette.GREY}; }}
 .m-verdict {{ border-left: 4px solid {palette.BLUE}; background: {palette.PANEL}; padding: 0.75rem 1.1rem;
-  border-radius: 0 6px 6px 0; font-size: 1.06rem; line-height: 1.45; }}
+  border-radius: 0 6px 6px 0; font-size: 1.06rem; line-height: 1.45; margin-top: 0.3rem; }}
 .m-verdict.none {{ border-color: {palette.RUST}; }}
 .m-verdict small {{ display: block; color: {palette.MUTED}; font-size: 0.9rem; margin-top: 0.15rem; }}
 .m-note {{ color: {palette.MUTED}; font-size: 0.92rem; line-height: 1.5; max-width: 76ch; }}
@@ -33,6 +33,7 @@ STYLE = f"""<style>
 .m-table th small {{ display: block; font-weight: 400; font-size: 0.8rem; }}
 .m-table td {{ border-bottom: 1px solid {palette.RULE}; padding: 0.42rem 0.9rem 0.42rem 0;
   vertical-align: top; }}
+.m-table td {{ min-width: 4.2em; }}
 .m-table .number {{ text-align: right; white-space: nowrap; }}
 .m-table td:first-child {{ font-weight: 600; white-space: nowrap; }}
 .m-table small {{ color: {palette.MUTED}; font-weight: 400; white-space: nowrap; }}

@@ -36,15 +36,36 @@ def paired_difference(ours: FloatArray, theirs: FloatArray, confidence: float = 
     _check(ours, theirs)
     if len(ours) != len(theirs):
         raise ValueError(f"paired values belong to the same prompts; got {len(ours)} and {len(theirs)}")
-    difference = ours - theirs
+    return paired_differences(ours[None], theirs[None], confidence)[0]
+
+
+def paired_differences(ours: FloatArray, theirs: FloatArray, confidence: float = 0.95) -> list[Difference]:
+    """As ``paired_difference`` for each row of ``ours`` and ``theirs``, (C, prompts), which share the resamples."""
+    _check(*ours, *theirs)
+    differences = ours - theirs
+    many = [row for row, each in enumerate(differences) if enough_for_bootstrap(each)]
+    places = {row: place for place, row in enumerate(many)}
+    if many:
+        errors = standard_error(differences[many])
+        deviations = studentised(*resampled_shifts(differences[many]))
+    found = []
+    for row, each in enumerate(differences):
+        if row in places:
+            place, mean = places[row], float(each.mean())
+            error = float(errors[place])
+            found.append(_studentised(mean, error, deviations[:, place], confidence, len(each)))
+        else:
+            found.append(_by_betting(each, confidence))
+    return found
+
+
+def _by_betting(difference: FloatArray, confidence: float) -> Difference:
+    """Of differences (prompts,) that are too few or too much alike to resample."""
     mean, n = float(difference.mean()), len(difference)
-    if not enough_for_bootstrap(difference):
-        alpha, halved = (1 - confidence) / 2, (difference + 1) / 2
-        low, high = betting_interval(halved, confidence)
-        refuted = min(p_value(side, 0.5, alpha, binary=False) for side in (halved, 1 - halved))
-        return Difference(mean, min(2 * low - 1, mean), max(2 * high - 1, mean), min(1.0, 2 * refuted), n)
-    error = float(standard_error(difference[None])[0])
-    return _studentised(mean, error, studentised(*resampled_shifts(difference[None]))[:, 0], confidence, n)
+    alpha, halved = (1 - confidence) / 2, (difference + 1) / 2
+    low, high = betting_interval(halved, confidence)
+    refuted = min(p_value(side, 0.5, alpha, binary=False) for side in (halved, 1 - halved))
+    return Difference(mean, min(2 * low - 1, mean), max(2 * high - 1, mean), min(1.0, 2 * refuted), n)
 
 
 def unpaired_difference(ours: FloatArray, theirs: FloatArray, confidence: float = 0.95) -> Difference:

@@ -16,10 +16,13 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from dashboards.app import PAGES as NAVIGATION
+from dashboards.catalogue import LANGUAGES
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-PAGES = {"front": "The trade-off", "policies": "Policies compared", "answers": "Answers side by side"}
-"""Each page and its heading; the front is at the root."""
+PAGES = ["front", *(address for pages in NAVIGATION.values() for _, address, _ in pages if address != "front")]
+"""Addresses; the front is at the root."""
 
 
 def main() -> None:
@@ -28,29 +31,33 @@ def main() -> None:
     parser.add_argument("family", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--width", type=int, default=1280)
-    parser.add_argument("--pages", nargs="+", default=["front", "policies"], choices=list(PAGES))
+    parser.add_argument("--pages", nargs="+", default=["front", "policies"], choices=PAGES)
+    parser.add_argument("--language", default="en", choices=list(LANGUAGES))
+    parser.add_argument("--option", nargs="*", default=[], help="more options of mopo-dashboard, without --")
     parser.add_argument("--floor", nargs="*", default=[], metavar="OBJECTIVE=VALUE", help="floors to set on the front")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    with dashboard(options.family) as url, chromium() as browser:
+    with dashboard(options.family, [f"--{option}" for option in options.option]) as url, chromium() as browser:
         for name in options.pages:
             page = browser.new_page(viewport={"width": options.width, "height": 900}, device_scale_factor=1.5)
-            visit(page, url, name)
+            visit(page, url, name, options.language)
             for floor in options.floor if name == "front" else []:
                 set_floor(page, *floor.split("="))
-            path = options.out / f"dashboard-{name}{'' if options.width >= 1000 else '-phone'}.png"
+            marks = [name, *([options.language] if options.language != "en" else [])]
+            marks += ["phone"] if options.width < 1000 else []
+            path = options.out / f"dashboard-{'-'.join(marks)}.png"
             photograph(page, path)
             page.close()
             print(path)
 
 
 @contextmanager
-def dashboard(family: Path) -> Iterator[str]:
+def dashboard(family: Path, more: list[str]) -> Iterator[str]:
     """The URL of a dashboard on a free port, stopped when the block ends."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("mopo-dashboard")), str(family), "--port", str(port)]
+    command = [str(Path(sys.executable).with_name("mopo-dashboard")), str(family), "--port", str(port), *more]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -85,10 +92,10 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-def visit(page: Page, url: str, name: str) -> None:
+def visit(page: Page, url: str, name: str, language: str) -> None:
     """Open a page and wait until everything on it is drawn."""
-    page.goto(url if name == "front" else f"{url}/{name}")
-    page.get_by_role("heading", name=PAGES[name]).wait_for()
+    page.goto(f"{url if name == 'front' else f'{url}/{name}'}?lang={language}")
+    page.get_by_role("heading", level=1).wait_for()
     settle(page)
 
 
@@ -110,7 +117,7 @@ def set_floor(page: Page, objective: str, value: str) -> None:
     for _ in range(abs(steps)):
         slider.press("ArrowRight" if steps > 0 else "ArrowLeft")
     shown = f"{float(value):.2f}"
-    page.get_by_role("status").get_by_text(f"{objective} at least {shown}").wait_for()
+    page.get_by_role("status").get_by_text(shown).first.wait_for()
     settle(page)
 
 

@@ -1,124 +1,206 @@
-"""Policies compared: scores with intervals, win rates against the reference, and what each was trained for."""
+"""Policies compared: two to four closely, on the same prompts, or all at a glance."""
+
+from operator import attrgetter
 
 import pandas as pd
 import streamlit as st
 
-from dashboards import charts, markup
-from dashboards.frames import FamilyView, measured_objectives, planned, score_table, scores
+from dashboards import comparisons, markup
+from dashboards.answers import evenly
+from dashboards.catalogue import Catalogue
+from dashboards.frames import FamilyView, dominated_policies, file_state, measured_objectives, scores
 from dashboards.markup import Cell
-from dashboards.views import shared
+from dashboards.matrix import ScoreMatrix
+from dashboards.paired import PairedDifference, against, by_category, dominance
+from dashboards.views import overview, shared
+from mopo_train.family import REFERENCE
 
-PER_ROW = 3
+CLOSE, EVERY = "close", "every"
+MOST = 4
+SOURCE = attrgetter("source")
+Pairs = dict[tuple[str, str], float]
 
 
 def show(view: FamilyView) -> None:
     """The page."""
     if not view.measured:
         shared.ask_to_measure(view)
-    else:
-        show_scores(view)
-        show_win_rates(view)
-        show_table(view)
-    show_planned(view)
-
-
-def show_scores(view: FamilyView) -> None:
-    """A panel per objective, in judge scores."""
-    st.header("Judge score", anchor=False)
-    entries = [
-        ("dot", "mean"),
-        ("faded-dot", "dominated"),
-        ("reference", "reference (before training)"),
-        ("interval", "interval"),
-        ("certified", "certified lower bound: what floors are held against"),
-    ]
-    floors = view.profiles.organisation.floors
-    if any(name in floors for name in measured_objectives(view)):
-        entries.append(("floor", "the organisation's floor"))
-    st.html(markup.key(entries))
-    show_panels(scores(view), "judge score", floors)
-    shared.note_unmeasured(view)
-
-
-def show_win_rates(view: FamilyView) -> None:
-    """A panel per objective, in win rate against the reference."""
-    st.header("Win rate against the reference", anchor=False)
-    text = "How often a policy's answer beats the reference's on the same prompt; ties count half, 0.5 is parity."
-    st.html(markup.note(text))
-    frame = scores(view, "win rate")
-    show_panels(frame, "win rate", dict.fromkeys(view.family.objectives, 0.5))
-
-
-def show_panels(frame: pd.DataFrame, unit: str, lines: dict[str, float]) -> None:
-    """Panels side by side on one scale, with a line where ``lines`` has a value for the objective."""
-    names = frame["objective"].drop_duplicates().tolist()
-    span = charts.shared_span(frame, *(lines[name] for name in names if name in lines))
-    for start in range(0, len(names), PER_ROW):
-        row = names[start : start + PER_ROW]
-        for column, name in zip(st.columns(max(len(row), 2)), row, strict=False):
-            with column:
-                st.subheader(charts.title(name), anchor=False)
-                figure = charts.whisker_chart(frame[frame["objective"] == name], unit, span=span, mark=lines.get(name))
-                st.plotly_chart(figure, theme=None, config={"displayModeBar": False}, key=f"{unit}-{name}")
-
-
-def show_table(view: FamilyView) -> None:
-    """The same scores as numbers."""
-    st.header("The numbers", anchor=False)
-    known = measured_objectives(view)
-    rows = []
-    for policy in view.family.policies:
-        card = view.cards[policy.id]
-        if card is None:
-            continue
-        cells = [Cell(policy.id), Cell(policy.kind)]
-        for name in known:
-            score = card.objectives.get(name)
-            if score is None:
-                cells += [Cell("–", "number")] * 2
-                continue
-            interval = f"{score.low:.3f} to {score.high:.3f}, ≥ {score.certified_low:.3f}"
-            rate = score.win_rate
-            cells.append(Cell(f"{score.mean:.3f}", "number", interval))
-            cells.append(Cell(f"{rate.mean:.3f}", "number", f"{rate.low:.3f} to {rate.high:.3f}"))
-        rows.append(cells)
-    heads = []
-    for name in known:
-        heads += [Cell(charts.title(name), "number", "judge score"), Cell("", "number", "win rate vs reference")]
-    shared.table([Cell("Policy"), Cell("Kind"), *heads], rows, "Measured scores")
-    shared.download(score_table(view), f"{view.root.name}-scores")
-
-
-def show_planned(view: FamilyView) -> None:
-    """What each policy was trained for, in data win rate."""
-    st.header("What each policy was trained for", anchor=False)
-    st.html(
-        markup.note(
-            "In data win rate, the unit of the plan: the floors it was trained for, the price λ that the solver put on "
-            "each floor, and the values predicted before training, with robust lower values. "
-            "Not to be compared with the measured scores."
-        )
+        overview.show_planned(view)
+        return
+    t = shared.words()
+    mode = st.segmented_control(
+        t("compare.mode"),
+        [CLOSE, EVERY],
+        format_func=lambda name: t(f"compare.mode_{name}"),
+        default=CLOSE,
+        required=True,
+        key="mode",
     )
-    names = view.family.objectives
+    if mode == EVERY:
+        overview.show(view)
+    else:
+        show_close(view, t)
+
+
+def show_close(view: FamilyView, t: Catalogue) -> None:
+    """Two to four policies."""
+    names = [card.policy for card in view.measured]
+    chosen = st.multiselect(
+        t("compare.choose"), names, default=first_choice(view, names), max_selections=MOST, key="compared"
+    )
+    if len(chosen) < 2:
+        shared.note(t("compare.choose_more"))
+        return
+    known = measured_objectives(view)
+    frame = scores(view)
+    frame = frame[frame["policy"].isin(chosen)]
+    frame = frame.assign(order=frame["policy"].map(chosen.index)).sort_values("order", kind="stable")
+    show_scores(frame, chosen, t)
+    matrix = shared.judged(view)
+    if matrix is None:
+        shared.note(t("compare.no_judgements"))
+    else:
+        confidence = view.measured[0].confidence
+        show_differences(_against(matrix, tuple(chosen), tuple(known), confidence), chosen[0], confidence, t)
+        show_dominance(_dominance(matrix, tuple(chosen), tuple(known)), chosen, t)
+        show_categories(view, matrix, chosen, known, t)
+    if 3 <= len(known) <= comparisons.MOST_RADAR:
+        st.header(t("compare.radar"), anchor=False)
+        shared.note(t("compare.radar_note"))
+        alt = t("compare.radar_alt", names=t.listed(chosen))
+        shared.chart(comparisons.radar_chart(frame, t), "radar", alt)
+
+
+def first_choice(view: FamilyView, names: list[str]) -> list[str]:
+    """What is compared before anyone chooses: the reference and the two ends of the front."""
+    dominated = dominated_policies(view)
+    front = [name for name in names if name not in dominated | {REFERENCE}] or names[:1]
+    return [name for name in names if name == REFERENCE] + evenly(front, 2)
+
+
+@st.cache_data(max_entries=32, show_spinner=False, hash_funcs={ScoreMatrix: SOURCE})
+def _against(
+    matrix: ScoreMatrix, chosen: tuple[str, ...], objectives: tuple[str, ...], confidence: float
+) -> list[PairedDifference]:
+    """Once per state of the judgements."""
+    return against(matrix, chosen[0], chosen[1:], objectives, confidence)
+
+
+@st.cache_data(max_entries=32, show_spinner=False, hash_funcs={ScoreMatrix: SOURCE})
+def _dominance(matrix: ScoreMatrix, chosen: tuple[str, ...], objectives: tuple[str, ...]) -> Pairs:
+    """As ``_against``."""
+    return dominance(matrix, chosen, objectives)
+
+
+def show_scores(frame: pd.DataFrame, chosen: list[str], t: Catalogue) -> None:
+    """Means with intervals."""
+    st.header(t("compare.scores"), anchor=False)
+    shared.note(t("compare.scores_note"))
+    labelled = frame.assign(label=frame["objective"].map(t.title))
+    alt = t("compare.grouped_alt", what=t("word.judge_score"), names=t.listed(chosen))
+    shared.chart(comparisons.grouped_chart(labelled, t("word.judge_score"), order=chosen), "compared-scores", alt)
+    heads = [Cell(t("word.objective")), *(Cell(name, "number") for name in chosen)]
     rows = []
-    for policy in view.family.policies:
-        floors = ", ".join(f"{name} ≥ {floor:.2f}" for name, floor in policy.floors.items())
-        prices = ", ".join(f"{name} {value:.2f}" for name, value in policy.multipliers.items())
-        cells = [Cell(policy.id), Cell(policy.kind), Cell(floors or "no floor"), Cell(prices or "–")]
-        for name in names:
-            value, low = policy.predicted.get(name), policy.predicted_low.get(name)
-            note = "" if low is None else f"low {low:.3f}"
-            cells.append(Cell("–" if value is None else f"{value:.3f}", "number", note))
-        cells.append(Cell("–" if policy.ess is None else f"{policy.ess:.2f}", "number"))
+    for objective, group in frame.groupby("objective", sort=False):
+        found = {row["policy"]: row for row in group.to_dict("records")}
+        cells = [Cell(t.title(str(objective)))]
+        for name in chosen:
+            row = found.get(name)
+            note = t("word.interval", low=row["low"], high=row["high"]) if row else ""
+            cells.append(Cell(f"{row['mean']:.3f}", "number", note) if row else Cell("–", "number"))
         rows.append(cells)
-    heads = [Cell("Policy"), Cell("Kind"), Cell("Floors", note="data win rate"), Cell("Prices λ")]
-    heads += [Cell(charts.title(name), "number", "predicted") for name in names]
-    heads.append(Cell("Sample", "number", "effective share"))
-    shared.table(heads, rows, "What each policy was trained for")
-    shared.download(planned(view), f"{view.root.name}-training")
+    shared.table(heads, rows, t("compare.scores_table"))
+    shared.download(frame.drop(columns="order"), "compared-scores")
+
+
+def show_differences(found: list[PairedDifference], base: str, confidence: float, t: Catalogue) -> None:
+    """The others against the first, prompt by prompt."""
+    st.header(t("compare.differences", base=base), anchor=False)
+    if not found:
+        shared.note(t("compare.no_judgements"))
+        return
+    shared.note(t("compare.differences_note", base=base, confidence=confidence))
+    frame = pd.DataFrame(
+        [
+            {"policy": each.policy, "objective": each.objective, "label": t.title(each.objective)}
+            | {name: getattr(each.difference, name) for name in ("mean", "low", "high", "p_value", "n")}
+            for each in found
+        ]
+    )
+    others = list(dict.fromkeys(each.policy for each in found))
+    alt = t("compare.grouped_alt", what=t("compare.difference"), names=t.listed(others))
+    unit = t("compare.difference_unit", base=base)
+    shared.chart(comparisons.grouped_chart(frame, unit, order=[base, *others], mark=0.0), "differences", alt)
+    rows = []
+    for each in found:
+        mean, low, high = each.difference.mean, each.difference.low, each.difference.high
+        verdict = Cell(t("compare.unclear"), "muted")
+        if low > 0:
+            verdict = Cell(f"▲ {t('compare.better')}", "good")
+        elif high < 0:
+            verdict = Cell(f"▼ {t('compare.worse')}", "bad")
+        interval = f"{markup.signed(low)} – {markup.signed(high)}"
+        rows.append([Cell(each.policy), Cell(t.title(each.objective)), Cell(markup.signed(mean), "number", interval)])
+        rows[-1].append(verdict)
+    heads = [Cell(t("word.policy")), Cell(t("word.objective")), Cell(t("compare.difference"), "number")]
+    shared.table([*heads, Cell(t("compare.verdict"))], rows, t("compare.differences_table"))
+    shared.download(frame.drop(columns="label"), "differences")
+
+
+def show_dominance(found: Pairs, chosen: list[str], t: Catalogue) -> None:
+    """How surely one policy is no worse on anything."""
+    st.header(t("compare.dominance"), anchor=False)
+    shared.note(t("compare.dominance_note"))
+    heads = [Cell(""), *(Cell(name, "number") for name in chosen)]
+    rows = [
+        [
+            Cell(t("compare.dominates", name=first)),
+            *(Cell(f"{found[first, other]:.0%}" if (first, other) in found else "–", "number") for other in chosen),
+        ]
+        for first in chosen
+    ]
+    shared.table(heads, rows, t("compare.dominance_table"))
+
+
+def show_categories(view: FamilyView, matrix: ScoreMatrix, chosen: list[str], known: list[str], t: Catalogue) -> None:
+    """Scores on each category of prompts, for one objective at a time."""
+    st.header(t("compare.categories"), anchor=False)
+    directory = view.root / "evaluation" / view.measured[0].run
+    categories = shared.categories(str(directory), file_state(directory / "responses.parquet"))
+    if not any(categories.values()):
+        shared.note(t("compare.no_categories"))
+        return
+    objective = st.segmented_control(
+        t("word.objective"), known, format_func=t.title, default=known[0], required=True, key="category-objective"
+    )
+    confidence = view.measured[0].confidence
+    frame = _by_category(matrix, categories, tuple(chosen), objective, confidence)
+    alt = t("compare.grouped_alt", what=t.objective(objective), names=t.listed(chosen))
+    shared.chart(comparisons.grouped_chart(frame, t("word.judge_score"), order=chosen), "categories", alt)
+    rows = []
+    for label, group in frame.groupby("label", sort=False):
+        found = {row["policy"]: row for row in group.to_dict("records")}
+        count = t.number(int(group["n"].iloc[0]), "word.prompts")
+        cells = [Cell(str(label), note=count)]
+        for name in chosen:
+            row = found[name]
+            note = t("word.interval", low=row["low"], high=row["high"])
+            cells.append(Cell(f"{row['mean']:.3f}", "number", note))
+        rows.append(cells)
+    heads = [Cell(t("word.category")), *(Cell(name, "number") for name in chosen)]
+    shared.table(heads, rows, t("compare.categories_table"))
+    shared.download(frame, f"categories-{objective}")
+
+
+@st.cache_data(max_entries=32, show_spinner=False, hash_funcs={ScoreMatrix: SOURCE})
+def _by_category(
+    matrix: ScoreMatrix, categories: dict[str, str], chosen: tuple[str, ...], objective: str, confidence: float
+) -> pd.DataFrame:
+    """As ``_against``."""
+    return by_category(matrix, categories, chosen, objective, confidence)
 
 
 if __name__ == "__main__":
-    opened = shared.opened("Policies compared")
+    opened = shared.opened("compare.heading")
     if opened is not None:
         show(opened)

@@ -1,8 +1,10 @@
 """The front: the trade-off between two objectives, floors as sliders, and which policy each profile gets."""
 
+import pandas as pd
 import streamlit as st
 
 from dashboards import charts, markup
+from dashboards.catalogue import Catalogue
 from dashboards.floors import Outcome, Standing, binding_floors, choose, outcomes, standings
 from dashboards.frames import (
     FamilyView,
@@ -20,21 +22,9 @@ from dashboards.views import shared
 from mopo_eval.profiles import Floors
 from mopo_eval.selection import Selection, best_attainable
 
-MEASURED, PLANNED = "Measured: judge score", "Planned: data win rate"
-CHART_SETTINGS = {"displayModeBar": False}
-REFERENCE_KEY = ("reference", "reference (before training)")
-FRONT_KEY = [
-    ("interval", "interval"),
-    ("certified", "certified lower bound"),
-    ("chosen", "best under the floors"),
-    ("out", "misses a floor"),
-    ("faded", "faded: dominated"),
-]
-RULE = (
-    "A floor holds for a policy when its certified lower bound (the orange tick) reaches the floor, not merely its "
-    "average. The bounds hold for all policies and objectives at once, so floors may be moved after seeing the scores. "
-    "A policy is dominated when another one is better on some objective and worse on none."
-)
+MEASURED, PLANNED = "measured", "planned"
+FRONT_KEY = ["interval", "certified", "chosen", "out", "faded"]
+"""Marks of the front chart, each explained in the catalogue."""
 
 
 def show(view: FamilyView) -> None:
@@ -42,12 +32,19 @@ def show(view: FamilyView) -> None:
     if not view.measured:
         shared.ask_to_measure(view)
         if has_plan(view):
-            st.header("What was planned", anchor=False)
+            st.header(shared.words()("front.was_planned"), anchor=False)
             show_planned(view)
         return
-    unit = MEASURED
+    t, unit = shared.words(), MEASURED
     if has_plan(view):
-        unit = st.segmented_control("Unit", [MEASURED, PLANNED], default=MEASURED, required=True, key="unit")
+        unit = st.segmented_control(
+            t("front.unit"),
+            [MEASURED, PLANNED],
+            format_func=lambda name: t(f"front.unit_{name}"),
+            default=MEASURED,
+            required=True,
+            key="unit",
+        )
     if unit == PLANNED:
         show_planned(view)
     else:
@@ -57,37 +54,52 @@ def show(view: FamilyView) -> None:
 @st.fragment
 def show_measured(view: FamilyView) -> None:
     """Chart, floors, profiles and policies, in judge scores; a slider reruns only this."""
-    known = measured_objectives(view)
+    t, known = shared.words(), measured_objectives(view)
     if len(known) < 2:
-        text = (
-            f"Only {known[0]} was measured; a trade-off needs two objectives. Give a judge for each and measure again:"
-        )
+        text = t("front.one_objective_text", name=t.title(known[0]))
         command = f"mopo-eval run {view.root} --judges JUDGES.yaml"
-        st.html(markup.help_page("One objective is no trade-off", text, [command]))
+        st.html(markup.help_page(t("front.one_objective"), text, [command]))
         return
     answer = st.container()
     left, right = st.columns([2.5, 1], gap="large")
     with right:
-        floors = ask_floors(view, known)
-        axes = ask_axes(known, view.family.primary, key="measured")
+        floors = ask_floors(view, known, t)
+        axes = ask_axes(known, view.family.primary, t, key="measured")
     asked = binding_floors(view, floors)
     ranks = standings(view, floors)
     choice = choose(view, view.family.primary, floors)
     chosen = choice.policy if choice.feasible else None
-    answer.html(verdict(view, choice, ranks))
+    answer.html(verdict(view, choice, ranks, t))
     out = {row.policy for row in ranks if not row.holds}
     marks = Marks(out, {row.policy for row in ranks if row.dominated}, chosen, asked)
-    line = exact_line(view, axes.x, axes.y, "scores")
+    frame = scores(view)
     with left:
-        frame = scores(view)
-        st.plotly_chart(
-            charts.front_chart(frame, axes, marks, line), theme=None, config=CHART_SETTINGS, key="front-chart"
-        )
-        third = frame.loc[frame["objective"] == axes.third, "mean"].tolist()
-        show_key(axes, third, FRONT_KEY if line is None else [*FRONT_KEY, ("line", "exact front of the sandbox")])
-        st.html(markup.note(RULE))
-    show_profiles(outcomes(view, floors), moved=floors != starting_floors(view, known))
+        show_chart(view, frame, axes, marks, t)
+    if len(known) > 2:
+        show_parallel(frame, known, marks, t)
+    show_profiles(outcomes(view, floors), t, moved=floors != starting_floors(view, known))
     show_standings(view, ranks, known, asked)
+
+
+def show_chart(view: FamilyView, frame: pd.DataFrame, axes: Axes, marks: Marks, t: Catalogue) -> None:
+    """The trade-off and its key."""
+    line = exact_line(view, axes.x, axes.y, "scores")
+    alt = t("chart.front_alt", x=t.title(axes.x), y=t.title(axes.y), count=frame["policy"].nunique())
+    figure = charts.front_chart(frame, axes, marks, t, line)
+    shared.chart(figure, "front-chart", alt)
+    third = frame.loc[frame["objective"] == axes.third, "mean"].tolist()
+    entries = [(name, t(f"front.key_{name}")) for name in FRONT_KEY]
+    show_key(axes, third, entries if line is None else [*entries, ("line", t("front.key_exact"))], t)
+    shared.note(t("front.rule"))
+
+
+def show_parallel(frame: pd.DataFrame, known: list[str], marks: Marks, t: Catalogue) -> None:
+    """Parallel coordinates: more objectives than a plane has axes."""
+    st.header(t("front.all_objectives"), anchor=False)
+    shared.note(t("front.all_objectives_note"))
+    alt = t("chart.parallel_alt", count=frame["policy"].nunique())
+    figure = charts.parallel_chart(frame, known, marks, t)
+    shared.chart(figure, "parallel-chart", alt)
 
 
 def starting_floors(view: FamilyView, known: list[str]) -> Floors:
@@ -95,122 +107,123 @@ def starting_floors(view: FamilyView, known: list[str]) -> Floors:
     return {name: view.profiles.organisation.floors.get(name, 0.0) for name in known}
 
 
-def ask_floors(view: FamilyView, known: list[str]) -> Floors:
+def ask_floors(view: FamilyView, known: list[str], t: Catalogue) -> Floors:
     """One slider per objective, in judge score; positions are kept when pages are changed."""
-    st.subheader("Floors", anchor=False)
+    st.subheader(t("front.floors"), anchor=False)
     start = starting_floors(view, known)
     kept: Floors = st.session_state.setdefault("floors", start)
     best = best_attainable(view.measured, known)
-    if st.button("Reset", icon=":material/restart_alt:", type="tertiary", key="reset"):
+    if st.button(t("front.reset"), icon=":material/restart_alt:", type="tertiary", key="reset"):
         kept = start
         for name in known:
             st.session_state[f"floor-{name}"] = start[name]
     floors: Floors = {}
     for name in known:
         st.session_state.setdefault(f"floor-{name}", kept.get(name, start[name]))
-        floors[name] = st.slider(
-            f"{charts.title(name)} at least", 0.0, 1.0, step=0.01, format="%.2f", key=f"floor-{name}"
-        )
-        reach = f"Highest certified: {best[name]:.2f}"
+        label = t("front.at_least", name=t.title(name))
+        floors[name] = st.slider(label, 0.0, 1.0, step=0.01, format="%.2f", key=f"floor-{name}")
         if start[name] > 0:
-            reach += f". The organisation asks for {start[name]:.2f}; less changes nothing"
-        st.caption(reach)
+            st.caption(t("front.reach_organisation", best=best[name], floor=start[name]))
+        else:
+            st.caption(t("front.reach", best=best[name]))
     st.session_state["floors"] = floors
     return floors
 
 
-def ask_axes(known: list[str], primary: str, key: str) -> Axes:
+def ask_axes(known: list[str], primary: str, t: Catalogue, key: str) -> Axes:
     """The objectives on the axes and in the colour; the primary starts upright."""
-    st.subheader("Axes", anchor=False)
+    st.subheader(t("front.axes"), anchor=False)
     others = [name for name in known if name != primary]
-    y = st.selectbox("Upward", [*[n for n in known if n == primary], *others], format_func=charts.title, key=f"{key}-y")
-    x = st.selectbox("To the right", [n for n in known if n != y], format_func=charts.title, key=f"{key}-x")
+    upright = [*[name for name in known if name == primary], *others]
+    y = st.selectbox(t("front.up"), upright, format_func=t.title, key=f"{key}-y")
+    x = st.selectbox(t("front.right"), [name for name in known if name != y], format_func=t.title, key=f"{key}-x")
     rest = [name for name in known if name not in (x, y)]
     third = None
     if rest:
-        third = st.selectbox("Colour and symbol", rest, format_func=charts.title, key=f"{key}-third")
+        third = st.selectbox(t("front.third"), rest, format_func=t.title, key=f"{key}-third")
     return Axes(x, y, third)
 
 
-def verdict(view: FamilyView, choice: Selection, ranks: list[Standing]) -> str:
+def verdict(view: FamilyView, choice: Selection, ranks: list[Standing], t: Catalogue) -> str:
     """Which policy these floors get, and which are out."""
     primary = view.family.primary
     out = [row.policy for row in ranks if not row.holds]
-    floors = ", ".join(f"{name} at least {floor:.2f}" for name, floor in choice.floors.items() if floor > 0)
-    count = f"{len(ranks) - len(out)} of {len(ranks)} policies hold {floors}." if floors else "No floor is set."
-    detail = f"{count} Out: {', '.join(out)}." if out else count
+    floors = t.floors(choice.floors)
+    count = t("front.no_floor")
+    if floors:
+        count = t("front.hold", held=len(ranks) - len(out), count=len(ranks), floors=floors)
+    detail = t("front.out", count=count, names=t.listed(out)) if out else count
     card = view.cards[choice.policy] if choice.policy else None
     if choice.feasible and card is not None:
         score = card.objectives[primary]
-        text = (
-            f"Under {'these floors' if floors else 'no floor'}, {choice.policy} is the best for {primary}: "
-            f"judge score {score.mean:.2f}, certified at least {score.certified_low:.2f}."
-        )
+        facts = {"primary": t.objective(primary), "mean": score.mean, "low": score.certified_low}
+        text = t("front.best" if floors else "front.best_no_floor", policy=choice.policy, **facts)
         return markup.verdict(text, detail, feasible=True)
     nearest = next((row for row in ranks if row.policy == choice.closest), None)
-    text = "No policy holds every floor."
-    if nearest is not None and nearest.why_out:
-        text += f" Closest: {nearest.policy} ({nearest.why_out})."
+    text = t("front.nobody")
+    if nearest is not None and nearest.margins.worst < 0:
+        text = t("front.nobody_closest", policy=nearest.policy, why=shared.why_out(nearest.margins.margins, t))
     return markup.verdict(text, detail, feasible=False)
 
 
-def show_key(axes: Axes, third: list[float], entries: list[tuple[str, str]]) -> None:
+def show_key(axes: Axes, third: list[float], entries: list[tuple[str, str]], t: Catalogue) -> None:
     """The chart's key: what colours and symbols tell of the third objective, then ``entries``."""
+    reference = ("reference", t("front.key_reference"))
     if axes.third and third and min(third) < max(third):
         low, high = bands(third)
-        symbols = [("low", f"below {low:.2f}"), ("middle", "between"), ("high", f"from {high:.2f}")]
-        scale = charts.title(axes.third), min(third), max(third)
-        st.html(markup.key([*symbols, REFERENCE_KEY, *entries], scale))
+        symbols = [
+            ("low", t("front.low", value=low)),
+            ("middle", t("front.middle")),
+            ("high", t("front.high", value=high)),
+        ]
+        scale = t.title(axes.third), min(third), max(third)
+        st.html(markup.key([*symbols, reference, *entries], scale))
     else:
-        st.html(markup.key([REFERENCE_KEY, *entries]))
+        st.html(markup.key([reference, *entries]))
 
 
-def show_profiles(rows: list[Outcome], *, moved: bool) -> None:
+def show_profiles(rows: list[Outcome], t: Catalogue, *, moved: bool) -> None:
     """The policy that each profile gets."""
-    st.header("What each profile gets", anchor=False)
+    st.header(t("front.profiles"), anchor=False)
     if not rows:
-        st.html(markup.note("This family has no profiles.yaml, or it names no profile; the floors above still apply."))
+        shared.note(t("front.no_profiles"))
         return
-    added = "with the floors above added to its own" if moved else "with its own floors and the organisation's"
-    st.html(markup.note(f"Each profile {added}, in certified judge score unless named a win rate."))
-    shared.table(
-        [Cell("Profile"), Cell("Gets"), Cell("Smallest margin", "number"), Cell("Maximises"), Cell("Effective floors")],
-        [profile_row(row) for row in rows],
-        "Policy per profile",
-    )
+    shared.note(t("front.profiles_moved" if moved else "front.profiles_own"))
+    heads = [Cell(t("word.profile")), Cell(t("front.gets")), Cell(t("front.smallest_margin"), "number")]
+    heads += [Cell(t("front.maximises")), Cell(t("front.effective"))]
+    shared.table(heads, [profile_row(row, t) for row in rows], t("front.profiles_table"))
 
 
-def profile_row(row: Outcome) -> list[Cell]:
+def profile_row(row: Outcome, t: Catalogue) -> list[Cell]:
     """One profile of the table."""
-    floors = ", ".join(f"{name} ≥ {floor:.2f}" for name, floor in row.selection.floors.items() if floor > 0)
+    floors = t.floors(row.selection.floors, "word.floor_short")
     worst = row.margins
     margins = {k: v for k, v in worst.margins.items() if v is not None and row.selection.floors[k] > 0} if worst else {}
     least = min(margins, key=lambda name: margins[name], default=None)
-    margin = Cell(markup.signed(margins[least]), "number", least) if least else Cell("–", "number")
-    if row.selection.feasible:
-        gets = Cell(f"✓ {row.selection.policy}", "good")
-    elif row.selection.policy:
-        gets = Cell(f"▲ {row.selection.policy}", "bad", "a fallback: it misses a floor")
-    else:
-        gets = Cell("✕ refused", "bad", row.selection.reason)
-    return [Cell(row.profile), gets, margin, Cell(row.asks.primary), Cell(floors or "none")]
+    margin = Cell(markup.signed(margins[least]), "number", t.objective(least)) if least else Cell("–", "number")
+    gets = shared.gets(row.selection, t)
+    return [Cell(row.profile), gets, margin, Cell(t.objective(row.asks.primary)), Cell(floors or t("word.none"))]
 
 
 def show_standings(view: FamilyView, ranks: list[Standing], known: list[str], asked: Floors) -> None:
     """Every policy under the floors, with its scores, and the download."""
-    st.header("Policies under these floors", anchor=False)
+    t = shared.words()
+    st.header(t("front.standings"), anchor=False)
     rows = []
     for rank in ranks:
         card = view.cards[rank.policy]
-        state = Cell("✓ holds", "good") if rank.holds else Cell("✕ out", "bad", rank.why_out)
-        cells = [Cell(rank.policy, note="dominated" if rank.dominated else ""), state]
+        state = Cell(f"✓ {t('front.holds')}", "good")
+        if not rank.holds:
+            state = Cell(f"✕ {t('front.out_short')}", "bad", shared.why_out(rank.margins.margins, t))
+        cells = [Cell(rank.policy, note=t("word.dominated") if rank.dominated else ""), state]
         for name in known:
             score = card.objectives.get(name) if card else None
-            text = Cell(f"{score.mean:.3f}", "number", f"≥ {score.certified_low:.3f}") if score else Cell("–", "number")
-            cells.append(text)
+            certified = t("word.certified", value=score.certified_low) if score else ""
+            cells.append(Cell(f"{score.mean:.3f}", "number", certified) if score else Cell("–", "number"))
         rows.append(cells)
-    heads = [Cell(charts.title(name), "number", "mean, certified") for name in known]
-    shared.table([Cell("Policy"), Cell("Floors"), *heads], rows, "Policies under the floors")
+    heads = [Cell(t.title(name), "number", t("word.mean_certified")) for name in known]
+    columns = [Cell(t("word.policy")), Cell(t("front.floors_column")), *heads]
+    shared.table(columns, rows, t("front.standings_table"))
     shared.note_unmeasured(view)
     table = score_table(view)
     table.insert(1, "holds every floor", table["policy"].map({row.policy: row.holds for row in ranks}))
@@ -221,33 +234,29 @@ def show_standings(view: FamilyView, ranks: list[Standing], known: list[str], as
 
 def show_planned(view: FamilyView) -> None:
     """What the policies were trained for, in data win rate."""
+    t = shared.words()
     left, right = st.columns([2.5, 1], gap="large")
     with right:
-        axes = ask_axes(view.family.objectives, view.family.primary, key="planned")
+        axes = ask_axes(view.family.objectives, view.family.primary, t, key="planned")
     found = {
-        "Predicted front (plan)": planned_line(view, axes.x, axes.y),
-        "Exact front of the sandbox": exact_line(view, axes.x, axes.y, "win_rates"),
+        "planned": planned_line(view, axes.x, axes.y),
+        "exact": exact_line(view, axes.x, axes.y, "win_rates"),
     }
     lines = {name: line for name, line in found.items() if line is not None}
     with left:
         frame = planned(view)
-        figure = charts.planned_chart(frame, axes, lines)
-        st.plotly_chart(figure, theme=None, config=CHART_SETTINGS, key="planned-chart")
-        marks = [("interval", "from the robust lower value up to the prediction")]
-        marks += [("line" if name.startswith("Exact") else "dotted", name) for name in lines]
+        figure = charts.planned_chart(frame, axes, lines, t)
+        alt = t("chart.planned_alt", x=t.title(axes.x), y=t.title(axes.y), count=len(frame))
+        shared.chart(figure, "planned-chart", alt)
+        marks = [("interval", t("front.key_predicted"))]
+        marks += [("line" if name == "exact" else "dotted", t(f"chart.line_{name}")) for name in lines]
         third = frame[f"{axes.third} predicted"].dropna().tolist() if axes.third else []
-        show_key(axes, third, marks)
-    st.html(
-        markup.note(
-            "Predicted from the preference data before training, in data win rate: the share of comparisons with an "
-            "answer of the data that a policy's answer should win. This is another unit than the judge score, so no "
-            "profile, floor or selection uses it. The measured view says what the policies really do."
-        )
-    )
+        show_key(axes, third, marks, t)
+    shared.note(t("front.planned_note"))
     shared.download(frame, f"{view.root.name}-planned")
 
 
 if __name__ == "__main__":
-    opened = shared.opened("The trade-off")
+    opened = shared.opened("front.heading")
     if opened is not None:
         show(opened)

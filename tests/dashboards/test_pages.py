@@ -10,12 +10,15 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboards.cli import APP, FAMILY_VARIABLE
+from dashboards.cli import APP
+from dashboards.flags import read_flags
+from dashboards.settings import FAMILY_VARIABLE, READ_ONLY_VARIABLE
 from mopo_eval.scorecards import write_scorecards
 from tests.dashboards.examples import write_example_family
 from tests.families import SCORES, scorecard, write_evaluation, write_measured_family
 
-COMPARE, ANSWERS = "views/compare.py", "views/prompts.py"
+COMPARE, ANSWERS, PRICE = "views/compare.py", "views/prompts.py", "views/price.py"
+PAGES = [None, PRICE, COMPARE, ANSWERS]
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ def test_the_front_names_the_policy_under_the_organisations_floors(root: Path) -
     assert [slider.value for slider in app.slider] == [0.0, 0.5, 0.0]  # helpfulness, safety, factuality
     assert "policy-00 is the best for helpfulness: judge score 0.85, certified at least 0.80" in text(app)
     assert "5 of 5 policies hold safety at least 0.50" in text(app)
-    assert len(charts(app)) == 1
+    assert len(charts(app)) == 2  # the plane, and all objectives at once
 
 
 def test_moving_a_floor_changes_the_policy_the_profiles_and_who_is_out(root: Path) -> None:
@@ -115,7 +118,7 @@ def test_the_plan_is_another_view_with_its_own_unit(root: Path) -> None:
     app = opened()
     assert "exact front of the sandbox" in text(app)
     assert "Predicted front" not in text(app)
-    app.button_group(key="unit").set_value("Planned: data win rate").run()
+    app.button_group(key="unit").set_value("planned").run()
     page = text(healthy(app))
     assert "Predicted front (plan)" in page
     assert "another unit than the judge score" in page
@@ -128,17 +131,65 @@ def test_other_axes_can_be_chosen(root: Path) -> None:
     app.selectbox(key="measured-y").select("factuality").run()
     assert "factuality" not in healthy(app).selectbox(key="measured-x").options
     app.selectbox(key="measured-x").select("brevity").run()
-    assert len(charts(healthy(app))) == 1
+    assert len(charts(healthy(app))) == 2
 
 
-def test_policies_are_compared_in_judge_score_win_rate_and_plan(root: Path) -> None:
+def test_all_policies_are_shown_in_judge_score_win_rate_and_plan(root: Path) -> None:
     write_measured_family(root)
     app = opened(COMPARE)
+    app.button_group(key="mode").set_value("every").run()
+    healthy(app)
     assert app.title[0].value == "Policies compared"
     assert len(charts(app)) == 6  # three objectives, two units
     page = text(app)
     assert "0.650 to 0.750, ≥ 0.650" in page  # policy-01, helpfulness
     assert "safety ≥ 0.60" in page  # what policy-01 was trained for
+
+
+def test_two_to_four_policies_are_compared_closely(root: Path) -> None:
+    write_example_family(root, prompts=40)
+    app = opened(COMPARE)
+    assert app.multiselect(key="compared").value == ["reference", "policy-00", "policy-07"]
+    page = text(app)
+    assert "Differences to reference" in [header.value for header in app.header]
+    assert "▲ better" in page
+    assert "▼ worse" in page
+    assert "policy-07 dominates" in page
+    assert "risky request" in page
+    assert len(charts(app)) == 4  # scores, differences, categories, radar
+    app.multiselect(key="compared").set_value(["policy-04"]).run()
+    assert "Choose at least two policies" in text(healthy(app))
+
+
+def test_policies_without_judgements_are_compared_by_their_scorecards_alone(root: Path) -> None:
+    write_example_family(root, prompts=4, objectives=2)
+    (root / "evaluation" / "first" / "judgements.parquet").unlink()
+    app = opened(COMPARE)
+    assert "cannot be compared prompt by prompt" in text(app)
+    assert len(charts(app)) == 1  # two objectives have no radar
+
+
+def test_the_price_of_a_floor_is_a_sentence_a_staircase_and_a_table(root: Path) -> None:
+    write_measured_family(root)
+    app = opened(PRICE)
+    page = text(app)
+    assert "The floor on safety costs nothing up to 0.55." in page
+    assert "The dearest stretch is 0.75 to 0.90: each further 0.01 costs 0.0100 helpfulness" in page
+    assert "Above 0.90 no policy holds it." in page
+    assert len(charts(app)) == 2
+    (root / "evaluation" / "test" / "judgements.parquet").unlink()
+    assert "unknown" in text(opened(PRICE))
+
+
+def test_the_pages_speak_japanese(root: Path) -> None:
+    write_measured_family(root)
+    app = opened()
+    app.button_group(key="language").set_value("ja").run()
+    assert healthy(app).title[0].value == "トレードオフ"
+    assert "下限なしで" not in text(app)
+    assert "この下限のもとで有用性が最も高いのは policy-00 です" in text(app)
+    app.switch_page(PRICE).run()
+    assert healthy(app).title[0].value == "下限の代償"
 
 
 def test_answers_of_the_chosen_prompt_are_side_by_side(root: Path) -> None:
@@ -149,12 +200,68 @@ def test_answers_of_the_chosen_prompt_are_side_by_side(root: Path) -> None:
     page = text(healthy(app))
     assert all(f"Answer 7 of {policy}." in page for policy in SCORES)
     assert "helpfulness of policy-01" in page  # the judge's evidence
+    app.button(key="next").click().run()
+    assert "Answer 8 of policy-00." in text(healthy(app))
     app.selectbox(key="category").select("risky").run()
     assert app.selectbox(key="prompt").options[:2] == ["Question 0?", "Question 2?"]
     app.text_input(key="words").input("10").run()
     assert "Answer 10 of policy-00." in text(healthy(app))
     app.text_input(key="words").input("nothing like it").run()
     assert "No prompt matches" in text(healthy(app))
+
+
+def test_prompts_where_policies_differ_or_miss_a_floor_come_first(root: Path) -> None:
+    write_measured_family(root)
+    path = root / "evaluation" / "test" / "judgements.parquet"
+    rows = pd.read_parquet(path)
+    one = (rows["prompt_id"] == "p0005") & (rows["policy"] == "policy-01") & (rows["objective"] == "safety")
+    rows.loc[one, "score"] = 0.0  # 0.95 below policy-02, and 0.50 below the organisation's floor
+    rows.to_parquet(path)
+    app = opened(ANSWERS)
+    app.selectbox(key="order").select("differ").run()
+    assert app.selectbox(key="prompt").options[0] == "0.95 · Question 5?"
+    app.selectbox(key="order").select("missed").run()
+    assert app.selectbox(key="prompt").options == ["0.50 · Question 5?"]
+    assert "Floors in force and on the front page: safety at least 0.50." in text(healthy(app))
+
+
+def test_words_are_found_in_answers_too(root: Path) -> None:
+    write_measured_family(root)
+    app = opened(ANSWERS)
+    app.text_input(key="words").input("answer 7 policy-02").run()
+    assert "No prompt matches" in text(app)
+    app.checkbox(key="in-answers").check().run()
+    assert app.selectbox(key="prompt").options == ["Question 7?"]
+
+
+def test_an_answer_is_flagged_with_a_comment_and_found_again(root: Path) -> None:
+    write_measured_family(root)
+    app = opened(ANSWERS)
+    app.button_group(key="policies").set_value(["policy-01"]).run()
+    app.selectbox(key="prompt").select("p0003").run()
+    app.text_area(key="flag-comment").input("wrong <b>year</b>")
+    app.selectbox(key="flag-policy").select("policy-01")
+    app.button(key="FormSubmitter:flag-Flag this answer").click().run()
+    assert app.error[0].value == "Say who you are."
+    assert not (root / "flags.jsonl").exists()
+    app.text_area(key="flag-comment").input("wrong <b>year</b>")
+    app.selectbox(key="flag-policy").select("policy-01")
+    app.text_input(key="flag-name").input("Mei")
+    app.button(key="FormSubmitter:flag-Flag this answer").click().run()
+    assert any("wrong &lt;b&gt;year&lt;/b&gt;" in body for body in bodies(healthy(app)))
+    (flag,), problems = read_flags(root)
+    assert (flag.policy, flag.prompt_id, flag.name, flag.run) == ("policy-01", "p0003", "Mei", "test")
+    assert problems == []
+    app.selectbox(key="order").select("flagged").run()
+    assert app.selectbox(key="prompt").options == ["Question 3?"]
+
+
+def test_nothing_can_be_flagged_in_read_only_mode(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(READ_ONLY_VARIABLE, "1")
+    write_measured_family(root)
+    app = opened(ANSWERS)
+    assert not app.text_area
+    assert any("Read-only" in caption.value for caption in app.sidebar.caption)
 
 
 def test_of_many_policies_the_reference_and_some_of_the_whole_front_are_shown_first(root: Path) -> None:
@@ -171,24 +278,26 @@ def test_markup_in_an_answer_stays_text(root: Path) -> None:
     answers.to_parquet(path)
     app = opened(ANSWERS)
     assert any("&lt;script&gt;alert(1)&lt;/script&gt; **x**" in body for body in bodies(app))
-    assert not any("<script" in body for body in bodies(app))
+    assert [body for body in bodies(app) if "<script" in body] == [
+        '<script>document.documentElement.lang = "en"</script>'
+    ]
 
 
-@pytest.mark.parametrize("page", [None, COMPARE, ANSWERS])
+@pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("objectives", [2, 5])
 def test_two_and_five_objectives_show_on_every_page(root: Path, page: str | None, objectives: int) -> None:
     write_example_family(root, policies=3, prompts=4, objectives=objectives)
     opened(page)
 
 
-@pytest.mark.parametrize("page", [None, COMPARE, ANSWERS])
+@pytest.mark.parametrize("page", PAGES)
 def test_a_half_written_family_says_how_to_finish_it(root: Path, page: str | None) -> None:
     (root / "policies").mkdir()
     assert "not completed" in text(opened(page))
     assert f"mopo-train run DATA --model MODEL --out {root}" in text(opened(page))
 
 
-@pytest.mark.parametrize("page", [None, COMPARE, ANSWERS])
+@pytest.mark.parametrize("page", PAGES)
 def test_an_unmeasured_family_says_which_command_measures_it(root: Path, page: str | None) -> None:
     write_measured_family(root)
     shutil.rmtree(root / "scorecards")
@@ -196,7 +305,7 @@ def test_an_unmeasured_family_says_which_command_measures_it(root: Path, page: s
     assert f"mopo-eval run {root}" in text(opened(page))
 
 
-@pytest.mark.parametrize("page", [None, COMPARE, ANSWERS])
+@pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("damaged", ["family.json", "scorecards/policy-00.json"])
 def test_a_broken_family_is_a_page_and_not_a_traceback(root: Path, page: str | None, damaged: str) -> None:
     write_measured_family(root)
@@ -224,7 +333,7 @@ def test_broken_profiles_are_named_and_the_front_stays(root: Path) -> None:
     (root / "profiles.yaml").write_text("profiles: {x: {primary: speed}}", encoding="utf-8")
     app = opened()
     assert "primary 'speed' is not an objective" in text(app)
-    assert len(charts(app)) == 1
+    assert len(charts(app)) == 2
 
 
 def test_a_page_shows_new_scores_after_a_new_measurement(root: Path) -> None:
@@ -235,7 +344,7 @@ def test_a_page_shows_new_scores_after_a_new_measurement(root: Path) -> None:
     assert "judge score 0.91" in text(healthy(app.run()))
 
 
-@pytest.mark.parametrize("page", [None, COMPARE])
+@pytest.mark.parametrize("page", [None])
 def test_policies_that_were_not_measured_are_named_and_the_others_shown(root: Path, page: str | None) -> None:
     write_measured_family(root)
     (root / "scorecards" / "policy-01.json").unlink()

@@ -1,0 +1,122 @@
+"""The price of a floor: what the primary objective loses when a floor is raised, and how sure that is."""
+
+from operator import attrgetter
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import comparisons, markup
+from dashboards.catalogue import Catalogue
+from dashboards.frames import FamilyView, measured_objectives
+from dashboards.markup import Cell
+from dashboards.matrix import ScoreMatrix
+from dashboards.price import Step, dearest, price_steps, staircase, with_intervals
+from dashboards.views import shared
+from mopo_eval.profiles import Floors
+
+SOURCE = attrgetter("source")
+
+
+def show(view: FamilyView) -> None:
+    """The page."""
+    if not view.measured:
+        shared.ask_to_measure(view)
+        return
+    t, primary = shared.words(), view.family.primary
+    priced = [name for name in measured_objectives(view) if name != primary]
+    if not priced or primary not in measured_objectives(view):
+        shared.note(t("price.one_objective"))
+        return
+    shared.note(t("price.intro", primary=t.objective(primary)))
+    matrix = shared.judged(view)
+    for name in priced:
+        show_objective(view, name, _steps(view, matrix, name), t)
+
+
+def _steps(view: FamilyView, matrix: ScoreMatrix | None, objective: str) -> list[Step]:
+    steps = price_steps(view.measured, view.family.primary, objective, view.profiles.organisation.floors)
+    if matrix is None:
+        return steps
+    return _bootstrapped(matrix, tuple(steps), view.family.primary, view.measured[0].confidence)
+
+
+@st.cache_data(max_entries=32, show_spinner=False, hash_funcs={ScoreMatrix: SOURCE})
+def _bootstrapped(matrix: ScoreMatrix, steps: tuple[Step, ...], primary: str, confidence: float) -> list[Step]:
+    """Once per state of the judgements."""
+    return with_intervals(steps, matrix, primary, confidence)
+
+
+def show_objective(view: FamilyView, name: str, steps: list[Step], t: Catalogue) -> None:
+    """The floors on one objective: a sentence, the chart, the table."""
+    st.header(t.title(name), anchor=False)
+    if not steps:
+        st.html(markup.verdict(t("price.nobody"), "", feasible=False))
+        return
+    floors, primary = view.profiles.organisation.floors, view.family.primary
+    st.html(markup.verdict(told(steps, name, primary, t), t("price.ends", end=steps[-1].end), feasible=True))
+    left, right = st.columns([1, 1.1], gap="large")
+    intervals = {
+        card.policy: (card.objectives[primary].low, card.objectives[primary].high)
+        for card in view.measured
+        if primary in card.objectives
+    }
+    with left:
+        axes = t("price.floor_axis", name=t.title(name)), t("price.primary_axis", primary=t.objective(primary))
+        figure = comparisons.price_chart(staircase(steps, intervals), axes, floors.get(name), t("price.infeasible"))
+        alt = t("price.alt", primary=t.objective(primary), name=t.objective(name), count=len(steps))
+        shared.chart(figure, f"price-{name}", alt)
+        entries = [("dot-line", t("price.key_line", primary=t.objective(primary))), ("band", t("price.band"))]
+        if floors.get(name):
+            entries.append(("floor-line", t("price.key_floor")))
+        st.html(markup.key(entries))
+    with right:
+        show_table(steps, name, floors, view.measured[0].confidence)
+
+
+def told(steps: list[Step], name: str, primary: str, t: Catalogue) -> str:
+    """Where the floor is free, and where it is dearest."""
+    first, worst = steps[0], dearest(steps)
+    if worst is None:
+        facts = {"policy": steps[-1].policy, "primary": t.objective(primary)}
+        return t("price.never_free", name=t.objective(name), end=steps[-1].end, **facts)
+    parts = {"begin": worst.begin, "end": worst.end, "price": worst.price, "primary": t.objective(primary)}
+    sentence = t("price.dearest", **parts)
+    if worst.price_interval:
+        low, high = worst.price_interval
+        sentence = t("price.dearest_interval", low=low, high=high, **parts)
+    return f"{t('price.free', name=t.objective(name), end=first.end)} {sentence}"
+
+
+def show_table(steps: list[Step], name: str, floors: Floors, confidence: float) -> None:
+    """Every step in numbers, with the download."""
+    t = shared.words()
+    heads = [Cell(t("price.floors")), Cell(t("price.serves")), Cell(t("price.loses"), "number")]
+    heads += [Cell(t("price.per_unit"), "number"), Cell(t("price.sure"))]
+    shared.table(heads, [_row(step, confidence, t) for step in steps], t("price.table", name=t.objective(name)))
+    frame = pd.DataFrame(
+        [
+            {"above floor": step.begin, "up to floor": step.end, "policy": step.policy, "primary": step.primary}
+            | {"lost": step.drop, "per 0.01": step.price}
+            | dict(zip(("per 0.01 low", "per 0.01 high"), step.price_interval or (None, None), strict=True))
+            for step in steps
+        ]
+    )
+    shared.download(frame, f"price-{name}")
+
+
+def _row(step: Step, confidence: float, t: Catalogue) -> list[Cell]:
+    floors = f"{step.begin:.2f} – {step.end:.2f}"
+    if step.drop <= 0:
+        return [Cell(floors), Cell(step.policy), Cell(t("price.nothing"), "number"), Cell("–", "number"), Cell("")]
+    lost, price, sure = Cell(f"{step.drop:.3f}", "number"), Cell(f"{step.price:.4f}", "number"), "price.unknown"
+    if step.lost and step.price_interval:
+        lost = lost._replace(note=t("word.interval", low=step.lost.low, high=step.lost.high))
+        price = price._replace(note="{:.4f} – {:.4f}".format(*step.price_interval))
+        sure = "price.surely" if step.lost.low > 0 else "price.unsure"
+    return [Cell(floors), Cell(step.policy), lost, price, Cell(t(sure, confidence=confidence))]
+
+
+if __name__ == "__main__":
+    opened = shared.opened("price.heading")
+    if opened is not None:
+        show(opened)
