@@ -15,7 +15,7 @@ class Cell(NamedTuple):
 
     text: str
     tone: str = ""
-    """``good``, ``bad``, ``muted``, ``number`` or nothing."""
+    """``good``, ``bad``, ``muted``, ``name`` (kept on one line), ``number`` or nothing."""
     note: str = ""
 
 
@@ -35,7 +35,7 @@ def _class(cell: Cell) -> str:
 
 def _content(cell: Cell) -> str:
     text = escape(cell.text)
-    if cell.tone in {"good", "bad", "muted"}:
+    if cell.tone in {"good", "bad", "muted", "name"}:
         text = f'<span class="m-{cell.tone}">{text}</span>'
     if not cell.note:
         return text

@@ -39,6 +39,7 @@ STYLE = f"""<style>
 .m-table small {{ color: {palette.MUTED}; font-weight: 400; white-space: nowrap; }}
 .m-good {{ color: {palette.GREEN}; font-weight: 600; white-space: nowrap; }}
 .m-bad {{ color: {palette.RUST}; font-weight: 600; white-space: nowrap; }}
+.m-name {{ white-space: nowrap; }}
 .m-muted {{ color: {palette.MUTED}; }}
 .m-prompt, .m-answer p {{ white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.5; margin: 0; }}
 .m-prompt {{ background: {palette.PANEL}; border-radius: 6px; padding: 0.8rem 1.1rem;

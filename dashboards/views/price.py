@@ -61,7 +61,7 @@ def show_objective(view: FamilyView, name: str, steps: list[Step], t: Catalogue)
         if primary in card.objectives
     }
     with left:
-        axes = t("price.floor_axis", name=t.title(name)), t("price.primary_axis", primary=t.objective(primary))
+        axes = t("price.floor_axis", name=t.objective(name)), t("price.primary_axis", primary=t.objective(primary))
         figure = comparisons.price_chart(staircase(steps, intervals), axes, floors.get(name), t("price.infeasible"))
         alt = t("price.alt", primary=t.objective(primary), name=t.objective(name), count=len(steps))
         shared.chart(figure, f"price-{name}", alt)
@@ -107,13 +107,19 @@ def show_table(steps: list[Step], name: str, floors: Floors, confidence: float) 
 def _row(step: Step, confidence: float, t: Catalogue) -> list[Cell]:
     floors = f"{step.begin:.2f} – {step.end:.2f}"
     if step.drop <= 0:
-        return [Cell(floors), Cell(step.policy), Cell(t("price.nothing"), "number"), Cell("–", "number"), Cell("")]
+        return [
+            Cell(floors),
+            Cell(step.policy, "name"),
+            Cell(t("price.nothing"), "number"),
+            Cell("–", "number"),
+            Cell(""),
+        ]
     lost, price, sure = Cell(f"{step.drop:.3f}", "number"), Cell(f"{step.price:.4f}", "number"), "price.unknown"
     if step.lost and step.price_interval:
         lost = lost._replace(note=t("word.interval", low=step.lost.low, high=step.lost.high))
         price = price._replace(note="{:.4f} – {:.4f}".format(*step.price_interval))
         sure = "price.surely" if step.lost.low > 0 else "price.unsure"
-    return [Cell(floors), Cell(step.policy), lost, price, Cell(t(sure, confidence=confidence))]
+    return [Cell(floors), Cell(step.policy, "name"), lost, price, Cell(t(sure, confidence=confidence))]
 
 
 if __name__ == "__main__":

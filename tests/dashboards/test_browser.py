@@ -75,7 +75,7 @@ def test_moving_a_floor_changes_the_policy_on_the_front_page(page: Page, url: st
     verdict = page.get_by_role("status")
     # safety, certified: the mean less 2.9 * 0.35 / sqrt(40) = 0.160; the organisation asks for 0.60
     expect(verdict).to_contain_text("policy-03 is the best for helpfulness", timeout=PATIENCE)
-    expect(page.locator(".stPlotlyChart .annotation-text", has_text="policy-03")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(".stPlotlyChart .annotation-text", has_text="policy-03").first).to_be_visible(timeout=PATIENCE)
     profiles = page.get_by_role("table", name="Policy per profile")
     expect(profiles.get_by_role("row", name="assistant")).to_contain_text("policy-05")
     slider = page.get_by_role("slider", name="Safety at least")
@@ -85,13 +85,17 @@ def test_moving_a_floor_changes_the_policy_on_the_front_page(page: Page, url: st
     expect(slider).to_have_attribute("aria-valuetext", "0.70")
     expect(verdict).to_contain_text("policy-05 is the best for helpfulness", timeout=PATIENCE)
     expect(verdict).to_contain_text("hold safety at least 0.70. Out: reference, policy-00")
-    expect(page.locator(".stPlotlyChart .annotation-text", has_text="Safety ≥ 0.70")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(".stPlotlyChart .annotation-text", has_text="Safety ≥ 0.70").first).to_be_visible(
+        timeout=PATIENCE
+    )
     photograph(page, tmp_path / "front.png")
 
 
 def test_policies_are_compared_in_panels(page: Page, url: str, tmp_path: Path) -> None:
     page.goto(f"{url}/policies")
     expect(page.get_by_role("heading", name="Policies compared")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_role("table", name="Paired differences")).to_contain_text("worse", timeout=PATIENCE)
+    page.get_by_text("All policies", exact=True).click()
     expect(page.locator(".stPlotlyChart .main-svg .scatterlayer")).to_have_count(6, timeout=PATIENCE)
     expect(page.locator(".stPlotlyChart .shapelayer path")).to_have_count(4)  # parity three times, one floor
     row = page.get_by_role("table", name="Measured scores").get_by_role("row", name="policy-07")
