@@ -180,6 +180,43 @@ def run(sources: tuple[str, ...], model: str, out: Path, floors: tuple[str, ...]
     print_table(["policy", *columns], rows, title=f"{out} (data win rates)")
 
 
+@main.command()
+@click.argument("sources", metavar="DATA...", nargs=-1, required=True)
+@click.option("--model", required=True, help="Directory or hub name of the reference model.")
+@click.option("--out", required=True, metavar="FAMILY", type=click.Path(path_type=Path), help="Directory to make.")
+@click.option(
+    "--method",
+    required=True,
+    type=click.Choice(["dpo", "soup", "scalarised-dpo", "modpo", "grpo"]),
+    help="One policy per objective, mixtures of those, or weighted objectives.",
+)
+@click.option("--primary", metavar="OBJECTIVE", help="Named by the family; MODPO's own loss.  [default: the first]")
+@click.option("--policies", type=click.IntRange(min=1), help="How many.  [default: 6; dpo: one per objective]")
+@click.option("--beta", default=0.1, show_default=True, type=FiniteRange(min=0, min_open=True), help="KL weight.")
+@click.option("--steps", default=160, show_default=True, type=click.IntRange(min=1), help="Half from a neighbour on.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=2), help="Answers; 2 per pair.")
+@click.option("--learning-rate", default=2e-3, show_default=True, type=FiniteRange(min=0, min_open=True))
+@click.option("--rank", default=8, show_default=True, type=click.IntRange(min=1), help="Of the trained adapters.")
+@click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=2), help="Prompt and response.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--force", is_flag=True, help="Train again what is there.")
+def baseline(sources: tuple[str, ...], model: str, out: Path, force: bool, **options: Any) -> None:
+    """Train a family by another method (with TRL: pip install 'mopo-suite[baselines]'), to compare with.
+
+    dpo: one policy per objective. soup: weighted means of those (arXiv 2306.04488). scalarised-dpo: DPO on a weighted
+    sum of the objectives' losses. modpo: DPO with the other objectives as margins (arXiv 2310.03708). grpo: RLHF with
+    rewards fitted on DATA. Killed and repeated, it continues with the policy that it was training.
+    """
+    from mopo_train.baselines.run import read_config, train_baseline
+
+    family = train_baseline(sources, out, read_config(**options), model=model, force=force)
+    weights = family.config["weights"]
+    rows = [
+        [name, *(_value(given.get(objective)) for objective in family.objectives)] for name, given in weights.items()
+    ]
+    print_table(["policy", *(f"weight {name}" for name in family.objectives)], rows, title=str(out))
+
+
 def _value(number: float | None) -> str:
     return "" if number is None else f"{number:.3f}"
 

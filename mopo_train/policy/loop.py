@@ -87,7 +87,7 @@ def optimise(
         args=arguments,
         train_dataset=_PlannedBatches(task.plan, task.build),
         data_collator=_only_item,
-        callbacks=[_Progress(line), _Clock(settings.checkpoint_seconds), _Steps(task)],
+        callbacks=[ShowProgress(line), _Clock(settings.checkpoint_seconds), _Steps(task)],
     )
     trainer.task = task
     trainer.remove_callback(PrinterCallback)
@@ -142,15 +142,19 @@ class _PlannedTrainer(Trainer):
         super().log(logs, start_time)
 
 
-class _Progress(TrainerCallback):
+class ShowProgress(TrainerCallback):
+    """Advances a progress line with every step, the last loss beside it."""
+
     def __init__(self, line: ProgressLine) -> None:
         self.line, self.note = line, ""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Remember the loss."""
         if logs and "loss" in logs:
             self.note = f"loss {logs['loss']:.3f}"
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count the step."""
         self.line.advance(1, self.note)
 
 
