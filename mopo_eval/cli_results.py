@@ -204,7 +204,7 @@ def _print_report(found: "Report") -> None:
 def _print_verdicts(verdicts: Sequence["Verdict"], title: str) -> None:
     rows = []
     for verdict in verdicts:
-        shown = verdict.policy or "none"
+        shown = verdict.policy or verdict.selection.served or "none"
         if not verdict.checks:
             rows.append([verdict.name, shown, "no floor", "", "", "", verdict.outcome])
         for check in verdict.checks:

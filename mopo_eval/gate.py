@@ -12,6 +12,7 @@ from mopo_eval.scorecards import Scorecard
 from mopo_eval.selection import Selection, select
 
 Outcome = Literal["held", "missed", "not measured"]
+ROUNDING = 1e-6
 UNITS = {"": "judge score", "win_rate": "win rate against the reference"}
 
 
@@ -61,7 +62,8 @@ class Verdict(NamedTuple):
     primary: str
     selection: Selection
     policy: str | None
-    """Whose bounds are shown: the policy that is served, else the closest; None where none was measured."""
+    """Whose bounds are shown: the policy that is served, else the closest; None where none was measured, and for a
+    mixture, whose bounds are averages."""
     checks: list[FloorCheck]
     """One per effective floor."""
 
@@ -78,6 +80,11 @@ def decide(
 ) -> Verdict:
     """Whether the family whose ``cards`` are given by policy id (None: not measured) holds ``profile``."""
     found = select(profile, cards, binding=organisation)
+    if (expected := found.expected) is not None:
+        averages = [
+            FloorCheck(key, floor, expected[key], _margin(expected[key], floor)) for key, floor in found.floors.items()
+        ]
+        return Verdict(name, profile.primary, found, None, averages)
     policy = found.policy or found.closest
     row = next((row for row in found.policies if row.id == policy), None)
     checks = [
@@ -87,6 +94,12 @@ def decide(
     return Verdict(name, profile.primary, found, policy, checks)
 
 
+def _margin(average: float, floor: float) -> float:
+    """By how much a mixture's average clears a floor; the rounding of the program that made it is no violation."""
+    margin = average - floor
+    return 0.0 if abs(margin) < ROUNDING else margin
+
+
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
     """The verdict as a program reads it."""
     return {
@@ -94,6 +107,7 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
         "outcome": verdict.outcome,
         "primary": verdict.primary,
         "policy": verdict.selection.policy,
+        "weights": verdict.selection.weights,
         "checked_policy": verdict.policy,
         "reason": verdict.selection.reason,
         "floors": [

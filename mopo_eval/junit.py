@@ -26,7 +26,7 @@ def junit_xml(verdicts: Sequence[Verdict], *, run: str, confidence: float, made_
             | {"tests": str(len(cases)), "failures": str(counts["failure"]), "errors": str(counts["error"])},
         )
         properties = SubElement(suite, "properties")
-        told = {"run": run, "confidence": f"{confidence:g}", "policy": verdict.selection.policy or "none"}
+        told = {"run": run, "confidence": f"{confidence:g}", "policy": verdict.selection.served or "none"}
         for name, value in told.items():
             SubElement(properties, "property", name=name, value=value)
         suite.extend(cases)

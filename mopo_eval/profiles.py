@@ -43,7 +43,7 @@ def _saying(message: LiteralString) -> WrapValidator:
     return WrapValidator(check)
 
 
-OneSelection = Annotated[Literal["single"], _saying("must be 'single'; mixtures are not served by this version")]
+SelectionKind = Annotated[Literal["single", "mixture"], _saying("must be 'single' or 'mixture'")]
 OnInfeasible = Annotated[
     Literal["reject", "closest"] | PolicyId, _saying("must be 'reject', 'closest' or the id of a policy")
 ]
@@ -60,8 +60,8 @@ class ThresholdProfile(_Model):
     """Objective whose measured mean decides among the policies that hold every floor."""
     floors: Floors = {}
     """Least ``certified_low`` per objective or ``objective.win_rate``, in [0, 1]."""
-    selection: OneSelection = "single"
-    """One policy answers every request."""
+    selection: SelectionKind = "single"
+    """One policy that holds every floor, or a mixture of policies that holds them on average over conversations."""
     on_infeasible: OnInfeasible = "reject"
     """When no policy holds every floor: answer 422, serve the closest one, or serve this policy."""
 
@@ -72,11 +72,17 @@ class Organisation(_Model):
     floors: Floors = {}
 
 
+UserName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
 class ProfileFile(_Model):
     """The contents of ``profiles.yaml``."""
 
     profiles: dict[ProfileName, ThresholdProfile] = {}
     organisation: Organisation = Organisation()
+    users: dict[UserName, ProfileName] = {}
+    """Profile of each user that has one: a request's ``user``, or else the name of its API key. It answers requests
+    that name no profile, and its floors are added to those of a profile that they do name."""
 
 
 def read_profiles(path: Path, objectives: Iterable[str], policies: Iterable[str]) -> ProfileFile:
@@ -106,6 +112,12 @@ def read_profiles(path: Path, objectives: Iterable[str], policies: Iterable[str]
     for name, profile in parsed.profiles.items():
         check_names(profile, known, ids, where=f"'{path}': profile '{name}'")
     check_floor_names(parsed.organisation.floors, known, where=f"'{path}': organisation")
+    for user, name in parsed.users.items():
+        if name not in parsed.profiles:
+            raise ProfileError(
+                f"'{path}': user {ascii(user)} has profile '{name}', which is not among the profiles: "
+                f"{', '.join(parsed.profiles) or 'there are none'}"
+            )
     return parsed
 
 

@@ -1,27 +1,29 @@
 """The command ``mopo-serve``. Heavy imports happen inside the commands, so that ``--help`` is quick."""
 
 import json
-import logging
 import os
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from mopo_serve.audit.commands import audit
+from mopo_serve.cli_keys import KEYS, key
 from mopo_train import __version__
 from mopo_train.console import CommandGroup, print_json, print_table, say
 
 if TYPE_CHECKING:
     from mopo_eval.selection import Selection
-    from mopo_serve.metrics import Record
+    from mopo_serve.access import Access
     from mopo_serve.routing import Routing
 
 FAMILY = click.argument("root", metavar="FAMILY", type=click.Path(path_type=Path))
 PROFILES = click.option(
     "--profiles", type=click.Path(path_type=Path), help="Threshold profiles.  [default: FAMILY/profiles.yaml]"
 )
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,49 +33,111 @@ def main() -> None:
 
 
 main.add_command(audit)
+main.add_command(key)
 
 
 @main.command()
 @FAMILY
 @click.option(
-    "--engine", "choice", default="auto", show_default=True, metavar="auto|vllm|embedded|URL",
-    help="Start vLLM or the embedded engine, or attach to a running one.",
+    "--engine", "choices", multiple=True, default=["auto"], show_default=True, metavar="auto|vllm|embedded|URL",
+    help="Start vLLM or the embedded engine, or attach to a running one. Repeat it for replicas.",
 )  # fmt: skip
 @PROFILES
 @click.option("--host", default="127.0.0.1", show_default=True, help="Only loopback while no keys exist.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@KEYS
+@click.option("--tls-cert", type=FILE, help="Certificate chain (PEM): serve HTTPS.")
+@click.option("--tls-key", type=FILE, help="Its private key (PEM).")
+@click.option("--tls-client-ca", type=FILE, help="Clients must have a certificate of this authority (PEM).")
+@click.option("--cors-origin", "origins", multiple=True, help="Web pages that may call; repeatable.  [default: none]")
+@click.option("--max-body", type=click.IntRange(min=1024), default=2 * 1024 * 1024, show_default=True, help="Bytes.")
+@click.option("--max-connections", type=click.IntRange(min=1), default=10_000, show_default=True)
+@click.option("--live-adapters", is_flag=True, help="Let vLLM load adapters while it runs, for reload and rollout.")
+@click.option(
+    "--allow-families", "allowed", multiple=True, type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Directory whose families may be rolled out; repeatable.  [default: FAMILY itself]",
+)  # fmt: skip
 @click.option("--engine-log", type=click.Path(path_type=Path), help="Keep the engine's log here.")
-@click.option("--log-requests", is_flag=True, help="One line per request on stderr.")
+@click.option("--log-requests", is_flag=True, help="One JSON line per request on stderr; no text of prompts.")
 def run(  # noqa: PLR0913 - one parameter per option
     root: Path,
-    choice: str,
+    choices: tuple[str, ...],
     profiles: Path | None,
     host: str,
     port: int,
+    keys: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    origins: tuple[str, ...],
+    max_body: int,
+    max_connections: int,
+    live_adapters: bool,
+    allowed: tuple[Path, ...],
     engine_log: Path | None,
     log_requests: bool,
 ) -> None:
     """Serve FAMILY behind one OpenAI-compatible URL until Ctrl-C or SIGTERM.
 
-    Exit status 1 if the engine dies, so that a supervisor starts both again.
+    Exit status 1 if every engine dies, so that a supervisor starts them again.
     """
     from mopo_eval.engine import open_engine
-    from mopo_serve.gateway import create_gateway
+    from mopo_serve.gateway import Extras, Limits, create_gateway
+    from mopo_serve.logs import RequestLog, log_as_json
+    from mopo_serve.releases import Releases
     from mopo_serve.routing import read_routing
     from mopo_serve.server import bind, serve, url_of
+    from mopo_serve.settings import Transport
 
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    if (tls_key is None) != (tls_cert is None) or (tls_client_ca and not tls_cert):
+        raise click.UsageError("TLS needs both --tls-cert and --tls-key")
+    log_as_json(requests=log_requests)
     routing = read_routing(root, profiles)
-    with bind(host, port) as bound:
+    access = read_access(keys, routing)
+    transport = Transport(tls_cert, tls_key, tls_client_ca, max_connections, origins)
+    releases = Releases(root, profiles, allowed)
+    with bind(host, port, exposed=not access.open) as bound, ExitStack() as engines:
         report(routing)
-        log = engine_log or _scratch_log()
-        with open_engine(choice, root, routing.family, log=log) as engine:
-            gateway = create_gateway(routing, engine.url, observe=log_record if log_requests else None)
-            started = None if engine.pid is None else log
-            serve(gateway, bound, engine, log=started, ready=lambda: greet(url_of(bound), engine.kind, routing))
+        logs = [_log_of(engine_log, number, len(choices)) for number in range(len(choices))]
+        running = [
+            engines.enter_context(open_engine(choice, root, routing.family, log=log, live_adapters=live_adapters))
+            for choice, log in zip(choices, logs, strict=True)
+        ]
+        sinks = [RequestLog()] if log_requests else []
+        gateway = create_gateway(
+            releases.first(routing),
+            [engine.url for engine in running],
+            limits=Limits(body_bytes=max_body),
+            extras=Extras(access=access, releases=releases, sinks=sinks),
+        )
+        started = [log for log, engine in zip(logs, running, strict=True) if engine.pid is not None]
+        url = url_of(bound, tls=tls_cert is not None)
+        kinds = ", ".join(dict.fromkeys(engine.kind for engine in running))
+        serve(
+            gateway, bound, running, logs=started, transport=transport,
+            ready=lambda: greet(url, kinds, routing, access),
+        )  # fmt: skip
     if engine_log is None:
-        log.unlink(missing_ok=True)
+        for log in logs:
+            log.unlink(missing_ok=True)
     say("stopped")
+
+
+def read_access(keys: Path | None, routing: "Routing") -> "Access":
+    """The keys, with every name in them held against the family. Raises MopoError."""
+    from mopo_eval.profiles import check_floor_names
+    from mopo_serve.access import Access
+    from mopo_serve.key_file import default_key_file, read_keys
+    from mopo_serve.keys import unknown_profiles
+
+    path = keys or default_key_file()
+    ring = read_keys(path)
+    living = [each for each in ring.keys.values() if each.revoked_at is None]
+    for each in living:
+        check_floor_names(each.floors, set(routing.family.objectives), where=f"key '{each.name}' in '{path}'")
+    for name, gone in unknown_profiles(living, routing.profiles).items():
+        say(f"key '{name}' may ask for profiles that do not exist: {', '.join(gone)}")
+    return Access(ring, path)
 
 
 @main.command()
@@ -91,16 +155,18 @@ def resolve(  # noqa: PLR0913 - one parameter per option
     Floors on the command line come on top of the profile's and the organisation's. Exit status 0 also when no
     policy holds them: that is an answer, not a failure.
     """
-    from mopo_serve.routing import explain, read_routing, stated
+    from mopo_serve.explanation import explain
+    from mopo_serve.routing import read_routing, stated
 
     if profile is None and not floors and primary is None:
         raise click.UsageError("name a profile with --profile, or floors with --floor OBJECTIVE=SCORE")
     routing = read_routing(root, profiles)
-    selection = routing.select(routing.known_profile(profile), stated(routing, floors, primary))
+    asked = stated(routing, floors, primary)
+    selection = routing.select(routing.known_profile(profile), asked)
     if as_json:
-        print_json(explain(routing, profile, selection))
+        print_json(explain(routing, profile, asked))
     else:
-        click.echo(f"policy: {selection.policy or 'none'}" + ("" if selection.feasible else "  (infeasible)"))
+        click.echo(f"policy: {selection.served or 'none'}" + ("" if selection.feasible else "  (infeasible)"))
         click.echo(selection.reason)
         print_margins(selection)
 
@@ -117,18 +183,20 @@ def report(routing: "Routing") -> None:
             say(f"profile '{name}' is infeasible: {selection.reason}" + ("" if selection.policy else " (422)"))
 
 
-def greet(url: str, kind: str, routing: "Routing") -> None:
+def greet(url: str, kind: str, routing: "Routing", access: "Access") -> None:
     """Tell where the gateway is, what each profile gets, and how to ask."""
     rows = [
-        (f"mopo/{name}", found.policy or "none (422)", _floors(found), "yes" if found.feasible else "no")
+        (f"mopo/{name}", found.served or "none (422)", _floors(found), "yes" if found.feasible else "no")
         for name, found in routing.selections.items()
     ]
     if rows:
         print_table(("model", "policy", "effective floors", "held"), rows, title=f"family {routing.identity}")
     example = next((row[0] for row in rows if row[1] != "none (422)"), "mopo/policy/reference")
     body = json.dumps({"model": example, "messages": [{"role": "user", "content": "Hello"}]})
-    click.echo(f"\n  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n")
-    say("no keys exist: everybody on this machine may use it")
+    authorisation = "" if access.open else ' -H "authorization: Bearer $MOPO_KEY"'
+    click.echo(f"\n  curl {url}/v1/chat/completions{authorisation} -H 'content-type: application/json' -d '{body}'\n")
+    if access.open:
+        say("no keys exist: everybody on this machine may use it, and nobody the admin routes")
     click.echo(f"serving at {url}/v1 (engine: {kind})")
 
 
@@ -145,21 +213,17 @@ def print_margins(selection: "Selection") -> None:
     print_table(columns, rows, title=title)
 
 
-def log_record(record: "Record") -> None:
-    """One line for one finished request; no prompt text."""
-    first = "" if record.first_token_seconds is None else f" first={record.first_token_seconds:.3f}s"
-    say(
-        f"{record.request_id} profile={record.profile} policy={record.policy} status={record.status} "
-        f"{record.seconds:.3f}s{first}"
-    )
-
-
 def _floors(selection: "Selection") -> str:
     return ", ".join(f"{name} >= {floor:g}" for name, floor in selection.floors.items()) or "none"
 
 
-def _scratch_log() -> Path:
-    """A temporary file for the engine's log; it is kept where something went wrong."""
+def _log_of(engine_log: Path | None, number: int, count: int) -> Path:
+    """Where an engine's log goes: beside ``engine_log`` for the second one and on; else a temporary file.
+
+    That is kept where something went wrong.
+    """
+    if engine_log is not None:
+        return engine_log if count == 1 else engine_log.with_name(f"{engine_log.stem}-{number}{engine_log.suffix}")
     handle, name = tempfile.mkstemp(prefix="mopo-engine-", suffix=".log")
     os.close(handle)
     return Path(name)

@@ -57,3 +57,18 @@ class Sink(Protocol):
 
     def record(self, decision: Decision) -> None:
         """Take ``decision``. Called in the event loop: must never block and never raise; drop and count instead."""
+
+
+class Keeper(Sink, Protocol):
+    """A sink that keeps decisions for good. Started and closed in the gateway's event loop."""
+
+    @property
+    def accepting(self) -> bool:
+        """False while it can take no more; new requests are answered 503 then, for none shall be without a trace."""
+        ...
+
+    async def start(self) -> None:
+        """Begin; decisions may be recorded from then on."""
+
+    async def close(self) -> object:
+        """Write what was recorded, and end."""

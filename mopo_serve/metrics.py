@@ -1,72 +1,108 @@
 """What the gateway counts, for Prometheus. Each gateway has a registry of its own; nothing is global."""
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from mopo_serve.decisions import NOBODY, Decision
+from mopo_serve.engines import Replica
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-
-
-class Record(NamedTuple):
-    """One finished request, as metrics, logs and (later) the audit see it. Holds no prompt text."""
-
-    request_id: str
-    profile: str
-    """``-`` where none was named or the request failed before that."""
-    policy: str
-    """``-`` where no policy was selected."""
-    status: int
-    """HTTP status; 499 if the client left, 502 or 504 if the engine failed in the middle of a stream."""
-    seconds: float
-    first_token_seconds: float | None
-    """Until the first bytes of a stream were there; None for answers that do not stream."""
+SHORT = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1)
 
 
 class GatewayMetrics:
     """Counters of one gateway."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         which = ("policy", "profile")
         self._requests = Counter(
-            "mopo_requests", "Finished requests for completions.", (*which, "status"), registry=self.registry
+            "mopo_requests", "Finished requests for completions.", (*which, "status"), registry=registry
         )
         self._seconds = Histogram(
             "mopo_request_seconds", "From the request's head to the answer's end.", which, buckets=SECONDS,
-            registry=self.registry,
+            registry=registry,
         )  # fmt: skip
         self._first_token = Histogram(
             "mopo_first_token_seconds", "From the request's head to a stream's first bytes.", which, buckets=SECONDS,
-            registry=self.registry,
+            registry=registry,
         )  # fmt: skip
+        self._tokens = Counter("mopo_tokens", "Tokens that engines counted.", (*which, "kind"), registry=registry)
         self._infeasible = Counter(
-            "mopo_infeasible", "Requests answered 422: no policy holds the floors.", ("profile",),
-            registry=self.registry,
+            "mopo_infeasible", "Requests answered 422: no policy holds the floors.", ("profile",), registry=registry
+        )
+        self._retries = Counter(
+            "mopo_engine_retries", "Requests sent on to another replica.", ("engine",), registry=registry
+        )
+        stages = Histogram(
+            "mopo_stage_seconds", "Time in the gateway until the engine was asked, and until it began to answer.",
+            ("stage",), buckets=(*SHORT, *SECONDS[7:]), registry=registry,
         )  # fmt: skip
+        self.decided, self.answered = stages.labels("decide"), stages.labels("engine")
         # Looking a child up by its labels costs more than counting; names are few, because only known ones are labels.
         self._count, self._times = functools.cache(self._counter), functools.cache(self._histograms)
-        self.in_flight = Gauge("mopo_requests_in_flight", "Requests being answered.", registry=self.registry)
+        self.in_flight = Gauge("mopo_requests_in_flight", "Requests being answered.", registry=registry)
+        self.family = Gauge(
+            "mopo_version_share",
+            "Share of conversations of a live family and profiles.",
+            ("family",),
+            registry=registry,
+        )
 
-    def observe(self, record: Record) -> None:
+    def follow(self, replicas: Sequence[Replica]) -> None:
+        """Show the state of every replica."""
+        up = Gauge("mopo_engine_up", "1 while an engine is asked, 0 while it is left alone.", ("engine",),
+                   registry=self.registry)  # fmt: skip
+        waiting = Gauge("mopo_engine_outstanding", "Requests that an engine is answering.", ("engine",),
+                        registry=self.registry)  # fmt: skip
+        for replica in replicas:
+            up.labels(replica.name).set_function(_number(replica, lambda each: float(each.wait == 0)))
+            waiting.labels(replica.name).set_function(_number(replica, lambda each: float(each.outstanding)))
+
+    def retried(self, engine: str) -> None:
+        """A request was sent on because ``engine`` failed."""
+        self._retries.labels(engine).inc()
+
+    def live(self, shares: dict[str, float]) -> None:
+        """Show which families are live, and their shares of conversations."""
+        self.family.clear()
+        for family, share in shares.items():
+            self.family.labels(family).set(share)
+
+    def record(self, decision: Decision) -> None:
         """Count a finished request."""
-        self._count(record.policy, record.profile, record.status).inc()
-        if record.status == 422:
-            self._infeasible.labels(record.profile).inc()
-        if record.policy == "-":
+        self._count(decision.policy, decision.profile, decision.status).inc()
+        if decision.status == 422:
+            self._infeasible.labels(decision.profile).inc()
+        if decision.policy == NOBODY:
             return  # nothing was generated: its latency would only hide that of those that were
-        seconds, first_token = self._times(record.policy, record.profile)
-        seconds.observe(record.seconds)
-        if record.first_token_seconds is not None:
-            first_token.observe(record.first_token_seconds)
+        seconds, first_token, prompt, completion = self._times(decision.policy, decision.profile)
+        seconds.observe(decision.seconds)
+        if decision.first_token_seconds is not None:
+            first_token.observe(decision.first_token_seconds)
+        if decision.prompt_tokens:
+            prompt.inc(decision.prompt_tokens)
+        if decision.completion_tokens:
+            completion.inc(decision.completion_tokens)
 
     def _counter(self, policy: str, profile: str, status: int) -> Counter:
         return self._requests.labels(policy, profile, str(status))
 
-    def _histograms(self, policy: str, profile: str) -> tuple[Histogram, Histogram]:
-        return self._seconds.labels(policy, profile), self._first_token.labels(policy, profile)
+    def _histograms(self, policy: str, profile: str) -> tuple[Histogram, Histogram, Counter, Counter]:
+        return (
+            self._seconds.labels(policy, profile),
+            self._first_token.labels(policy, profile),
+            self._tokens.labels(policy, profile, "prompt"),
+            self._tokens.labels(policy, profile, "completion"),
+        )
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def _number(replica: Replica, of: Callable[[Replica], float]) -> Callable[[], float]:
+    return lambda: of(replica)

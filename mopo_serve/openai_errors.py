@@ -31,12 +31,18 @@ class ApiError(Exception):
     """Seconds after which it makes sense to try again."""
     allow: str | None = None
     """Methods that the route knows (405)."""
+    elsewhere: bool = False
+    """True if another engine might answer instead."""
+    authenticate: bool = False
+    """True if a key is asked for (401)."""
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Headers that belong to this error."""
         headers = [(b"content-type", b"application/json")]
         if self.retry_after is not None:
             headers.append((b"retry-after", str(self.retry_after).encode("latin-1")))
+        if self.authenticate:
+            headers.append((b"www-authenticate", b"Bearer"))
         if self.allow is not None:
             headers.append((b"allow", self.allow.encode("latin-1")))
         return headers
@@ -90,12 +96,14 @@ def engine_error(status: int, body: bytes, *, address: str, retry_after: str | N
     if status == 503:
         error = unavailable("the engine is overloaded or starting; try again")
         error.retry_after = retry_after or RETRY_AFTER_SECONDS
-        return error
-    if status == 504:
+    elif status == 504:
         return ApiError(504, "the engine ran into a timeout", code="engine_timeout")
-    if 400 <= status < 500:
-        return unavailable(f"the engine does not serve this policy or route (it answered {status})", "engine_refused")
-    return ApiError(502, f"the engine failed (it answered {status})", code="engine_error")
+    elif 400 <= status < 500:
+        error = unavailable(f"the engine does not serve this policy or route (it answered {status})", "engine_refused")
+    else:
+        error = ApiError(502, f"the engine failed (it answered {status})", code="engine_error")
+    error.elsewhere = True
+    return error
 
 
 def _error_object(body: bytes) -> dict[str, Any]:

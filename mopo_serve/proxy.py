@@ -1,84 +1,64 @@
-"""The hot path: one completion from a client to the engine and back, as a bare ASGI endpoint.
+"""The hot path: one completion from a client to an engine and back, as a bare ASGI endpoint.
 
-Reads the body, asks ``routing`` who answers, forwards, and passes the answer's bytes on as they come. Watches the
-client while it does: when it leaves, the engine's request is closed at once.
+Checks the key, reads the body, asks ``routing`` who answers, forwards, and passes the answer's bytes on as they come.
+Watches the client while it does: when it leaves, the engine's request is closed at once. Another replica is tried
+only while nothing was sent to the client.
 """
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from types import TracebackType
+from collections.abc import Sequence
 
 import aiohttp
 from starlette.types import Message, Receive, Scope, Send
 
-from mopo_serve.metrics import GatewayMetrics, Record
+from mopo_serve.access import Access
+from mopo_serve.caller import caller_of
+from mopo_serve.client import ClientLeft, ClientWatch, read_body
+from mopo_serve.decisions import Keeper, Sink
+from mopo_serve.deployment import Deployment
+from mopo_serve.engines import Pool, Replica
+from mopo_serve.exchange import Exchange
+from mopo_serve.limits import KeyUse
+from mopo_serve.metrics import GatewayMetrics
 from mopo_serve.openai_errors import ApiError, engine_error, unavailable
-from mopo_serve.requests import engine_body, parse_body, request_id, take_model, take_profile
-from mopo_serve.routing import PINNED, Routing
-from mopo_serve.upstream import Upstream
+from mopo_serve.requests import EngineRequest, engine_request, parse_body, request_id, take_model, take_profile
+from mopo_serve.routing import PINNED
+from mopo_serve.settings import Limits
+from mopo_serve.usage import EventStream, tokens_of
 
-CLIENT_LEFT = 499
-"""Status under which a request is counted whose client hung up (nginx's number)."""
+ATTEMPTS = 2
+"""Replicas that one request may be sent to; more would let one deadly request kill them all."""
 KEPT_HEADERS = ("cache-control", "content-type", "openai-processing-ms", "retry-after")
 """Headers of the engine that reach the client; others may say where it runs."""
 TRACE_HEADERS = frozenset({b"traceparent", b"tracestate"})
 """Headers of the client that reach the engine."""
+PREFIX = 1024
+"""Bytes of a prompt by which requests with a common beginning find the same replica."""
 log = logging.getLogger("mopo_serve")
-
-
-@dataclass(slots=True)
-class Exchange:
-    """What is known about a request while it is answered."""
-
-    request_id: bytes
-    started: float
-    profile: str = "-"
-    policy: str = "-"
-    fallback: bool = False
-    """True if the policy does not hold every floor of the profile."""
-    status: int = CLIENT_LEFT
-    first_token: float | None = None
-    answering: bool = False
-    """True once the answer's head was sent: a later failure can only be told inside the stream."""
-
-    def record(self) -> Record:
-        """The finished request."""
-        seconds = time.perf_counter() - self.started
-        return Record(self.request_id.decode(), self.profile, self.policy, self.status, seconds, self.first_token)
-
-
-class ClientLeft(Exception):
-    """The client hung up before its request was complete."""
 
 
 class CompletionEndpoint:
     """``POST /v1/chat/completions`` and ``/v1/completions``."""
 
     def __init__(
-        self,
-        routing: Routing,
-        upstream: Upstream,
-        metrics: GatewayMetrics,
-        *,
-        max_body: int,
-        observe: Callable[[Record], None] | None = None,
+        self, deployment: Deployment, pool: Pool, access: Access, metrics: GatewayMetrics, *, limits: Limits
     ) -> None:
-        self.routing, self.upstream, self.metrics = routing, upstream, metrics
-        self.max_body, self.observe = max_body, observe
+        self.deployment, self.pool, self.access, self.metrics, self.limits = deployment, pool, access, metrics, limits
+        self.sinks: Sequence[Sink] = ()
+        self.keeper: Keeper | None = None
+        self.keeps_text = False
         self.in_flight = 0
         self.draining = False
         """While true, new requests are answered 503 and only those in flight are finished."""
-        self._family = routing.identity.encode("ascii")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever happens, exactly one answer is sent unless the client left."""
-        exchange = Exchange(request_id(scope["headers"]), time.perf_counter())
+        exchange = Exchange(request_id(scope["headers"]), self.deployment.stable, self.keeps_text)
+        use: KeyUse | None = None
         self.in_flight += 1
-        self.metrics.in_flight.inc()
         try:
+            use = self._enter(scope, exchange)
             await self._answer(scope, receive, send, exchange)
         except ClientLeft:
             pass
@@ -89,146 +69,174 @@ class CompletionEndpoint:
             await self._refuse(ApiError(500, "the gateway failed", code="internal_error"), send, exchange)
         finally:
             self.in_flight -= 1
-            self.metrics.in_flight.dec()
-            record = exchange.record()
-            self.metrics.observe(record)
-            if self.observe is not None:
-                self.observe(record)
+            if use is not None:
+                use.finish(exchange.tokens.total, time.monotonic())
+            self._record(exchange)
+
+    def _enter(self, scope: Scope, exchange: Exchange) -> KeyUse | None:
+        """Let the request in. Raises ApiError (401, 405, 429, 503)."""
+        if scope["method"] != "POST":
+            raise ApiError(405, f"{scope['method']} is not allowed here; use POST", "method_not_allowed", allow="POST")
+        key = self.access.key_of(scope["headers"])
+        exchange.caller = exchange.caller._replace(key=key)
+        if self.draining:
+            raise unavailable("the gateway is shutting down", "draining")
+        if self.keeper is not None and not self.keeper.accepting:
+            raise unavailable("the gateway cannot keep its audit now; try again", "audit_unavailable")
+        return self.access.admit(key)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
         """Read, decide, forward. Raises ApiError for everything that is not a success."""
-        if scope["method"] != "POST":
-            raise ApiError(405, f"{scope['method']} is not allowed here; use POST", "method_not_allowed", allow="POST")
-        if self.draining:
-            raise unavailable("the gateway is shutting down", "draining")
-        body = parse_body(await read_body(scope, receive, self.max_body))
-        model = take_model(body)
-        known = model.removeprefix("mopo/")
-        if known in self.routing.profiles or (model.startswith(PINNED) and model in self.routing.models):
-            exchange.profile = known
-        requested = take_profile(body)
-        decision = self.routing.decide(model, requested)
-        exchange.policy, exchange.fallback = decision.policy, not decision.feasible
-        payload = engine_body(body, decision.policy)
+        raw = await read_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)
+        begun = time.perf_counter()
+        body = parse_body(raw)
+        request = self._decide(scope, body, exchange)
         headers = {"Content-Type": "application/json"}
         for name, value in scope["headers"]:
             if name in TRACE_HEADERS:
                 headers[name.decode("latin-1")] = value.decode("latin-1")
-        with ClientWatch(receive):
-            await self._forward(scope["path"], payload, headers, send, exchange)
+        self.metrics.decided.observe(time.perf_counter() - begun)
+        version = exchange.version
+        version.in_flight += 1
+        try:
+            with ClientWatch(receive):
+                await self._forward(scope["path"], request, headers, send, exchange)
+        finally:
+            version.in_flight -= 1
+
+    def _decide(self, scope: Scope, body: dict[str, object], exchange: Exchange) -> EngineRequest:
+        """Who answers, and what is sent to an engine. Raises ApiError (400, 403, 404, 422)."""
+        model = take_model(body)
+        exchange.caller = caller = caller_of(exchange.caller.key, scope["headers"], body)
+        sticky = exchange.request_id.decode("ascii")
+        exchange.version = version = self.deployment.pick(caller.sticky(sticky))
+        routing = version.routing
+        known = model.removeprefix("mopo/")
+        if known in routing.profiles or (model.startswith(PINNED) and known.removeprefix("policy/") in routing.cards):
+            exchange.profile = known
+        requested = take_profile(body)
+        choice = routing.decide(model, requested, caller, sticky)
+        request = engine_request(body)
+        exchange.choice, exchange.profile, exchange.prompt = choice, choice.profile, request.prompt
+        return request
 
     async def _forward(
-        self, path: str, payload: bytes, headers: dict[str, str], send: Send, exchange: Exchange
+        self, path: str, request: EngineRequest, headers: dict[str, str], send: Send, exchange: Exchange
     ) -> None:
-        """Send ``payload`` to the engine and its answer to the client."""
+        """Send ``request`` to a replica, or to another one while nothing was sent to the client."""
+        assert exchange.choice is not None
+        payload = request.body(exchange.version.engine_name(exchange.choice.policy))
+        tried: list[Replica] = []
+        while True:
+            replica = self.pool.choose(lambda: payload[:PREFIX], tried)
+            tried.append(replica)
+            exchange.engine = replica.name
+            replica.begin()
+            failed: bool | None = None
+            try:
+                await self._attempt(replica, path, payload, headers, _Reply(send, exchange, request, self.metrics))
+                failed = False
+                return
+            except ApiError as error:
+                failed = error.status >= 500
+                if exchange.answering or not error.elsewhere or len(tried) == ATTEMPTS or not self.pool.others(tried):
+                    raise
+                self.metrics.retried(replica.name)
+            finally:
+                replica.end(failed=failed)
+
+    async def _attempt(
+        self, replica: Replica, path: str, payload: bytes, headers: dict[str, str], reply: "_Reply"
+    ) -> None:
+        """Ask ``replica`` and pass its answer on. Raises ApiError."""
         try:
-            async with self.upstream.post(path, payload, headers) as answer:
+            async with replica.upstream.post(path, payload, headers) as answer:
                 if answer.status != 200:
                     after = answer.headers.get("retry-after")
                     body = await answer.read()
-                    raise engine_error(answer.status, body, address=self.upstream.address, retry_after=after)
+                    raise engine_error(answer.status, body, address=replica.upstream.address, retry_after=after)
                 if answer.content_type == "text/event-stream":
-                    await self._stream(answer, send, exchange)
+                    await reply.stream(answer)
                 else:
-                    body = await answer.read()
-                    await send(self._head(200, kept_headers(answer) + [length(body)], exchange))
-                    await send({"type": "http.response.body", "body": body})
-                    exchange.status = 200
+                    await reply.whole(answer)
         except aiohttp.ConnectionTimeoutError as error:
-            raise unavailable("the engine cannot be reached") from error
+            raise _elsewhere(unavailable("the engine cannot be reached")) from error
         except TimeoutError as error:
             raise ApiError(504, "the engine did not answer in time", code="engine_timeout") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise unavailable("the engine is down or closed the connection; try again") from error
-
-    async def _stream(self, answer: aiohttp.ClientResponse, send: Send, exchange: Exchange) -> None:
-        """Forward a stream's chunks as they come. The head waits for the first one, so that an early death is a 503."""
-        async for chunk in answer.content.iter_any():
-            if not exchange.answering:
-                exchange.first_token = time.perf_counter() - exchange.started
-                await send(self._head(200, kept_headers(answer), exchange))
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        if not exchange.answering:
-            raise unavailable("the engine closed the stream before it began")
-        exchange.status = 200
-        await send({"type": "http.response.body", "body": b""})
+            raise _elsewhere(unavailable("the engine is down or closed the connection; try again")) from error
 
     async def _refuse(self, error: ApiError, send: Send, exchange: Exchange) -> None:
         """Answer with ``error``; inside a stream, as an event without the ``[DONE]`` that a whole stream ends with."""
-        exchange.status = error.status
+        exchange.status, exchange.reason = error.status, error.message
         body = error.body()
         if exchange.answering:
             await send({"type": "http.response.body", "body": b"\n\ndata: " + body + b"\n\n"})
             return
-        await send(self._head(error.status, [*error.headers(), length(body)], exchange))
+        exchange.answering = True
+        await send(head(error.status, [*error.headers(), length(body)], exchange))
         await send({"type": "http.response.body", "body": body})
 
-    def _head(self, status: int, headers: list[tuple[bytes, bytes]], exchange: Exchange) -> Message:
-        """The answer's head, with who answered."""
+    def _record(self, exchange: Exchange) -> None:
+        """Tell everybody of the finished request."""
+        decision = exchange.decision()
+        exchange.version.record.add(decision)
+        self.metrics.record(decision)
+        for sink in self.sinks:
+            sink.record(decision)
+
+
+class _Reply:
+    """An engine's answer on its way to the client."""
+
+    def __init__(self, send: Send, exchange: Exchange, request: EngineRequest, metrics: GatewayMetrics) -> None:
+        self._send, self._exchange, self._request, self._metrics = send, exchange, request, metrics
+        self._asked = time.perf_counter()
+
+    async def whole(self, answer: aiohttp.ClientResponse) -> None:
+        """Send an answer that does not stream."""
+        body = await answer.read()
+        exchange = self._exchange
+        self._metrics.answered.observe(time.perf_counter() - self._asked)
+        exchange.tokens = tokens_of(body)
+        exchange.keep(body)
         exchange.answering = True
-        headers += [(b"x-request-id", exchange.request_id), (b"x-mopo-family", self._family)]
-        if exchange.profile != "-" or exchange.policy != "-":
-            headers.append((b"x-mopo-profile", exchange.profile.encode("ascii")))
-        if exchange.policy != "-":
-            headers.append((b"x-mopo-policy", exchange.policy.encode("ascii")))
-        if exchange.fallback:
-            headers.append((b"x-mopo-feasible", b"false"))
-        return {"type": "http.response.start", "status": status, "headers": headers}
+        await self._send(head(200, kept_headers(answer) + [length(body)], exchange))
+        await self._send({"type": "http.response.body", "body": body})
+        exchange.status = 200
+
+    async def stream(self, answer: aiohttp.ClientResponse) -> None:
+        """Send a stream's chunks as they come. The head waits for the first one, so that an early death is a 503."""
+        exchange = self._exchange
+        events = EventStream(hides_usage=self._request.hides_usage)
+        try:
+            async for chunk in answer.content.iter_any():
+                if data := events.feed(chunk):
+                    await self._part(data, answer)
+            if rest := events.rest():
+                await self._part(rest, answer)
+        finally:
+            exchange.tokens = events.tokens
+        if not exchange.answering:
+            raise _elsewhere(unavailable("the engine closed the stream before it began"))
+        exchange.status = 200
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def _part(self, data: bytes, answer: aiohttp.ClientResponse) -> None:
+        exchange = self._exchange
+        if not exchange.answering:
+            now = time.perf_counter()
+            exchange.first_token = now - exchange.started
+            self._metrics.answered.observe(now - self._asked)
+            exchange.answering = True
+            await self._send(head(200, kept_headers(answer), exchange))
+        exchange.keep(data)
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
 
-class ClientWatch:
-    """Within the block, a client that hangs up cancels the current task, which closes the engine's connection.
-
-    Raises ClientLeft then.
-    """
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._task: asyncio.Task[object] | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self._left = False
-
-    async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if self._task is not None:
-            self._left = True
-            self._task.cancel()
-
-    def __enter__(self) -> "ClientWatch":
-        self._task = asyncio.current_task()
-        self._watch = asyncio.get_running_loop().create_task(self._wait())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        task, self._task = self._task, None  # from here on the end of the connection is not news
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._left and task is not None and task.uncancel() == 0:  # else the server itself wants the task to end
-            raise ClientLeft from error
-
-
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The request's body. Raises ApiError (413) once it is known to be longer than ``limit`` bytes, and ClientLeft."""
-    too_large = ApiError(413, f"the body is larger than {limit} bytes", code="body_too_large")
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > limit):
-            raise too_large
-    parts: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise too_large
-        parts.append(part)
-        more = message.get("more_body", False)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+def head(status: int, headers: list[tuple[bytes, bytes]], exchange: Exchange) -> Message:
+    """The answer's head, with who answered."""
+    return {"type": "http.response.start", "status": status, "headers": headers + exchange.headers()}
 
 
 def kept_headers(answer: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
@@ -240,3 +248,8 @@ def kept_headers(answer: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
 def length(body: bytes) -> tuple[bytes, bytes]:
     """The header that says how long ``body`` is."""
     return b"content-length", str(len(body)).encode("ascii")
+
+
+def _elsewhere(error: ApiError) -> ApiError:
+    error.elsewhere = True
+    return error

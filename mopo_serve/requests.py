@@ -7,16 +7,18 @@ import json
 import math
 import re
 import secrets
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mopo_eval.profiles import Floors, OneSelection, OnInfeasible
+from mopo_eval.profiles import Floors, OnInfeasible, SelectionKind
 from mopo_serve.openai_errors import malformed, shown
 from mopo_train.family import ObjectiveName
 
 WITHHELD = ("cache_salt", "priority")
 """Fields that a client may not set: one reaches into other callers' prefix cache, the other jumps the queue."""
+PROMPTS = ("messages", "prompt")
+"""Fields that hold what is asked."""
 Model = TypeVar("Model", bound=BaseModel)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -31,8 +33,8 @@ class RequestedProfile(BaseModel):
     """Objective to maximise instead of the profile's."""
     floors: Floors = {}
     """Further floors; each effective floor is the largest that anybody asks for."""
-    selection: OneSelection | None = None
-    """One policy answers every request. (Mixtures are not served yet.)"""
+    selection: SelectionKind | None = None
+    """One policy that holds every floor, or a mixture that holds them on average, instead of what the profile says."""
     on_infeasible: OnInfeasible | None = None
     """What to do where no policy holds every floor, instead of what the profile says."""
 
@@ -44,6 +46,8 @@ class ResolveBody(BaseModel):
 
     profile: str | None = None
     """Name of a profile, without ``mopo/``."""
+    user: str | None = None
+    """Whose profile, by the table of users, where no profile is named, and whose floors are added where one is."""
 
 
 def parse_body(raw: bytes) -> dict[str, Any]:
@@ -105,12 +109,48 @@ def validated(model: type[Model], value: Any, param: str) -> Model:
         raise malformed(f"'{field or 'body'}': {problem['msg']}", field or None) from error
 
 
-def engine_body(body: dict[str, Any], policy: str) -> bytes:
-    """The body for the engine: the client's with the policy as its model. Raises ApiError (400)."""
-    for name in WITHHELD:
+class EngineRequest(NamedTuple):
+    """What is sent to an engine."""
+
+    before: bytes
+    """JSON of the body up to the model's name."""
+    after: bytes
+    prompt: bytes
+    """JSON of the messages or the prompt; empty where there is neither."""
+    stream: bool
+    hides_usage: bool
+    """True if the gateway asks for token counts in the stream and the client did not."""
+
+    def body(self, model: str) -> bytes:
+        """The client's body with ``model``, an engine's name of a policy, and without what is withheld."""
+        return b"%b%b%b" % (self.before, encode(model), self.after)
+
+
+def engine_request(body: dict[str, Any]) -> EngineRequest:
+    """What an engine gets of ``body``, which is used up. Raises ApiError (400).
+
+    A stream is asked to count its tokens: without that nobody could limit or bill them. The count is taken out of the
+    stream again (``usage``) where the client did not ask for it.
+    """
+    for name in (*WITHHELD, "model"):
         body.pop(name, None)
-    body["model"] = policy
-    return encode(body)
+    stream = body.get("stream") is True
+    hides = False
+    if stream:
+        options = body.get("stream_options")
+        if options is None:
+            body["stream_options"], hides = {"include_usage": True}, True
+        elif isinstance(options, dict) and not options.get("include_usage"):
+            body["stream_options"], hides = options | {"include_usage": True}, True
+    prompt = b""
+    parts = []
+    for name in PROMPTS:
+        if name in body:
+            prompt = encode(body.pop(name), name)
+            parts.append(b',"%b":%b' % (name.encode("ascii"), prompt))
+    rest = encode(body)
+    after = b"".join(parts) + (b"," + rest[1:] if body else b"}")
+    return EngineRequest(b'{"model":', after, prompt, stream, hides)
 
 
 def encode(value: Any, place: str = "") -> bytes:

@@ -1,19 +1,25 @@
 """Which policy answers a request: a family's profiles, decided once, and looked up for each request.
 
 Pure but for ``read_routing``. A request names ``mopo/<profile>``, ``mopo/policy/<id>`` (a pinned policy) or plain
-``mopo``: no profile, the family's primary objective, and no floors but the organisation's and the request's own.
+``mopo``: the profile that the table of users gives its user or key, else no profile, the family's primary objective,
+and no floors but the organisation's, the key's and the request's own.
 """
 
+import datetime
+import functools
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mopo_eval.profiles import Floors, ProfileFile, ThresholdProfile, check_floor_names, check_names, read_profiles
+from mopo_eval.mixture import draw
+from mopo_eval.profiles import Floors, ProfileFile, ThresholdProfile, check_floor_names, read_profiles
 from mopo_eval.scorecards import Scorecard, read_scorecards
-from mopo_eval.selection import Selection, best_attainable, holds, select
+from mopo_eval.selection import Selection, Selector, best_attainable, effective_floors, holds, select
+from mopo_serve.caller import ANYBODY, Caller
+from mopo_serve.keys import ApiKey, forbidden, may_ask
 from mopo_serve.openai_errors import ApiError, malformed, shown
 from mopo_serve.requests import RequestedProfile
 from mopo_train.errors import ProfileError
@@ -22,9 +28,11 @@ from mopo_train.family import PolicyFamily, check_floors, parse_floors, read_fam
 NO_PROFILE = "mopo"
 PINNED = "mopo/policy/"
 NOTHING_ASKED = RequestedProfile()
+REMEMBERED = 4096
+"""Answers that are kept: of profiles under each key's and user's floors, and of floors that requests state."""
 
 
-class Decision(NamedTuple):
+class Choice(NamedTuple):
     """Who answers a request."""
 
     policy: str
@@ -32,6 +40,25 @@ class Decision(NamedTuple):
     """Profile that was asked for, ``policy/<id>`` for a pinned policy, ``-`` for none."""
     feasible: bool
     """False where a fallback serves a profile whose floors it does not all hold."""
+    floors: Floors
+    """Effective floors."""
+    reason: str
+    share: float | None = None
+    """Of the policy in the mixture that it was drawn from; None where one policy answers."""
+
+
+class Question(NamedTuple):
+    """What a caller asks for, with everybody's floors."""
+
+    name: str | None
+    """Of the profile; None for none."""
+    profile: ThresholdProfile
+    """With its user's floors, and what the request replaces."""
+    binding: Floors
+    """Floors that fallbacks and components of mixtures hold too."""
+    requested: Floors
+    layers: dict[str, Floors]
+    """Floors by who asks for them."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +72,32 @@ class Routing:
     """By policy id; None for a policy that was not measured."""
     profiles: Mapping[str, ThresholdProfile]
     organisation: Floors
-    selections: Mapping[str, Selection]
-    """What each profile gets when a request adds nothing."""
+    users: Mapping[str, str] = field(default_factory=dict)
+    """Profile by user or key name."""
+    suspended: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Policies, by profile, that what users saw of them keeps from serving it."""
+
+    @functools.cached_property
+    def selections(self) -> dict[str, Selection]:
+        """What each profile gets when nobody adds anything."""
+        return {name: self.answer(self.question(name)) for name in self.profiles}
+
+    @functools.cached_property
+    def _selector(self) -> Selector:
+        return Selector(self.cards)
+
+    @functools.cached_property
+    def _plan(self) -> Callable[..., Selection]:
+        return functools.lru_cache(REMEMBERED)(self._planned)
+
+    @functools.cached_property
+    def _mixture(self) -> Callable[..., Selection]:
+        return functools.lru_cache(REMEMBERED)(self._mixed)
+
+    @functools.cached_property
+    def created(self) -> int:
+        """When the family was made, in seconds since 1970."""
+        return int(datetime.datetime.fromisoformat(self.family.created_at).timestamp())
 
     @property
     def models(self) -> list[str]:
@@ -58,39 +109,104 @@ class Routing:
         """True if any policy has a scorecard."""
         return any(card is not None for card in self.cards.values())
 
-    def decide(self, model: str, requested: RequestedProfile | None = None) -> Decision:
-        """Who answers a request for ``model``. Raises ApiError (400, 404, 422)."""
+    def models_for(self, key: ApiKey | None) -> list[str]:
+        """Those of ``models`` that ``key`` may ask for."""
+        profiles = [f"mopo/{name}" for name in self.profiles if may_ask(key, name)]
+        return profiles + ([PINNED + policy for policy in self.cards] if key is None or key.pin else [])
+
+    def decide(
+        self, model: str, requested: RequestedProfile | None = None, caller: Caller = ANYBODY, request_id: str = ""
+    ) -> Choice:
+        """Who answers a request for ``model``. Raises ApiError (400, 403, 404, 422).
+
+        ``request_id`` stands for the conversation where a mixture is drawn for a caller that names none.
+        """
         if model.startswith(PINNED):
-            return self._pinned(model.removeprefix(PINNED), model, requested or NOTHING_ASKED)
-        name = None if model == NO_PROFILE else model.removeprefix("mopo/")
-        if name is not None and (name == model or name not in self.profiles):
-            raise self.unknown_model(model)
-        selection = self.select(name, requested)
+            return self._pinned(model.removeprefix(PINNED), model, requested or NOTHING_ASKED, caller)
+        name = self.profile_of(model, caller)
+        label = name or "-"
+        if requested is None:
+            selection = self._plan(name, _frozen(caller.key.floors if caller.key else None), self._assigned(caller))
+        else:
+            question = self.question(name, requested, caller)
+            if question.profile.selection == "single":
+                floors = effective_floors(question.binding, question.profile.floors, question.requested)
+                primary = question.profile.primary
+                policy = self._selector.best(primary, floors, self.suspended.get(name or "", ()))
+                if policy is not None:
+                    reason = f"{policy} has the greatest {primary} of the policies that hold every floor"
+                    return Choice(policy, label, True, floors, reason)
+                selection = self.answer(question)
+            else:
+                selection = self._mixture(
+                    question.profile.model_dump_json(), _frozen(question.binding), _frozen(question.requested), name
+                )
         if selection.policy is None:
             raise self.infeasible(selection, model)
-        return Decision(selection.policy, name or "-", selection.feasible)
+        if selection.weights is None:
+            return Choice(selection.policy, label, selection.feasible, selection.floors, selection.reason)
+        policy = draw(selection.weights, caller.sticky(request_id), f"{self.identity} {label}")
+        return Choice(policy, label, True, selection.floors, selection.reason, selection.weights[policy])
 
-    def select(self, name: str | None, requested: RequestedProfile | None = None) -> Selection:
-        """What the profile called ``name`` (None: no profile) gets with what a request adds. Raises ApiError (400)."""
-        if requested is None and name is not None:
-            return self.selections[name]
-        requested = requested or NOTHING_ASKED
-        try:
-            return select(self.combined(name, requested), self.cards, self.organisation, requested.floors)
-        except ProfileError as error:
-            raise malformed(str(error), self._misnamed(requested)) from error
+    def profile_of(self, model: str, caller: Caller) -> str | None:
+        """The profile that ``model`` names for ``caller``; None for none. Raises ApiError (403, 404)."""
+        if model == NO_PROFILE:
+            name = self._assigned(caller)
+        else:
+            name = model.removeprefix("mopo/")
+            if name == model or name not in self.profiles:
+                raise self.unknown_model(model, caller.key)
+        self.check_scope(name, caller.key)
+        return name
 
-    def combined(self, name: str | None, requested: RequestedProfile) -> ThresholdProfile:
-        """The profile called ``name`` with what ``requested`` replaces in it; floors come on top in ``select``.
+    def check_scope(self, name: str | None, key: ApiKey | None) -> None:
+        """Raise ApiError (403) if ``key`` may not ask for the profile called ``name`` (None: for none)."""
+        if key is not None and not may_ask(key, name):
+            known = ", ".join(f"mopo/{each}" for each in key.profiles or []) or "no profile"
+            asked = f"'mopo/{name}'" if name else "a model without a profile"
+            raise forbidden(f"this key may not ask for {asked}; it may ask for {known}", "model")
 
-        Raises ProfileError for an objective or policy that the family does not have.
+    def question(
+        self, name: str | None, requested: RequestedProfile | None = None, caller: Caller = ANYBODY
+    ) -> Question:
+        """What ``caller`` asks for with the profile called ``name`` (None: no profile). Raises ApiError (400).
+
+        A key that is confined to profiles cannot leave their floors by asking for another way to hold them: where it
+        changes ``selection`` or ``on_infeasible``, they become binding.
         """
+        requested = requested or NOTHING_ASKED
         base = ThresholdProfile(primary=self.family.primary) if name is None else self.profiles[name]
-        changes = requested.model_dump(include={"primary", "on_infeasible"}, exclude_none=True)
-        asked = ThresholdProfile(primary=changes.get("primary", base.primary), floors=requested.floors)
-        asked = asked.model_copy(update=changes)
-        check_names(asked, set(self.family.objectives), set(self.cards), where="objective_profile")
-        return base.model_copy(update=changes)
+        assigned = self._assigned(caller)
+        own = self.profiles[assigned].floors if assigned is not None and assigned != name else {}
+        key_floors = caller.key.floors if caller.key is not None else {}
+        layers = {"organisation": self.organisation, "key": key_floors, "profile": base.floors, "user": own}
+        layers["request"] = requested.floors
+        binding = effective_floors(self.organisation, key_floors) if key_floors else self.organisation
+        if own:
+            base = base.model_copy(update={"floors": effective_floors(base.floors, own)})
+        if requested is NOTHING_ASKED:
+            return Question(name, base, binding, {}, layers)
+        changes = {
+            field: value
+            for field in ("primary", "selection", "on_infeasible")
+            if (value := getattr(requested, field)) is not None
+        }
+        self._check_names(requested)
+        if caller.key is not None and caller.key.profiles is not None and changes.keys() - {"primary"}:
+            binding = effective_floors(binding, base.floors)
+        profile = base.model_copy(update=changes) if changes else base
+        return Question(name, profile, binding, requested.floors, layers)
+
+    def answer(self, question: Question) -> Selection:
+        """Which policy ``question`` gets, with everything that a person may want to know about it."""
+        suspended = self.suspended.get(question.name or "", frozenset())
+        return select(question.profile, self.cards, question.binding, question.requested, suspended)
+
+    def select(
+        self, name: str | None, requested: RequestedProfile | None = None, caller: Caller = ANYBODY
+    ) -> Selection:
+        """What the profile called ``name`` gets with what a request and its caller add. Raises ApiError (400)."""
+        return self.answer(self.question(name, requested, caller))
 
     def known_profile(self, name: str | None) -> str | None:
         """``name`` itself if it is a profile or None. Raises ProfileError."""
@@ -113,48 +229,102 @@ class Routing:
         closest = None if margins is None else {"policy": selection.closest, "margins": margins}
         return {"attainable": attainable, "closest": closest}
 
-    def unknown_model(self, model: str) -> ApiError:
-        """404, listing what exists."""
-        message = f"the model {shown(model)} does not exist; available: {', '.join(self.models)}"
+    def unknown_model(self, model: str, key: ApiKey | None = None) -> ApiError:
+        """404, listing what exists for ``key``."""
+        available = ", ".join(self.models_for(key)) or "none"
+        message = f"the model {shown(model)} does not exist; available: {available}"
         return ApiError(404, message, code="model_not_found", param="model")
 
-    def _pinned(self, policy: str, model: str, requested: RequestedProfile) -> Decision:
-        """The policy itself, if it holds the organisation's floors and the request's."""
+    def _assigned(self, caller: Caller) -> str | None:
+        """The profile that the table of users gives ``caller``."""
+        if not self.users:
+            return None
+        if caller.user is not None and caller.user in self.users:
+            return self.users[caller.user]
+        return self.users.get(caller.key.name) if caller.key is not None else None
+
+    def _planned(self, name: str | None, key_floors: tuple[tuple[str, float], ...], assigned: str | None) -> Selection:
+        """The selection of a request that adds nothing itself."""
+        base = ThresholdProfile(primary=self.family.primary) if name is None else self.profiles[name]
+        if assigned is not None and assigned != name:
+            base = base.model_copy(update={"floors": effective_floors(base.floors, self.profiles[assigned].floors)})
+        return self.answer(Question(name, base, effective_floors(self.organisation, dict(key_floors)), {}, {}))
+
+    def _mixed(
+        self,
+        profile: str,
+        binding: tuple[tuple[str, float], ...],
+        requested: tuple[tuple[str, float], ...],
+        name: str | None,
+    ) -> Selection:
+        """The selection of a mixture with floors of a request: a linear program, so it is remembered."""
+        known = ThresholdProfile.model_validate_json(profile)
+        return self.answer(Question(name, known, dict(binding), dict(requested), {}))
+
+    def _pinned(self, policy: str, model: str, requested: RequestedProfile, caller: Caller) -> Choice:
+        """The policy itself, if it holds the floors of the organisation, the key and the request."""
+        key = caller.key
+        if key is not None and not key.pin:
+            raise forbidden("this key may not pin a policy; name a profile instead", "model")
         if policy not in self.cards:
-            raise self.unknown_model(model)
-        for name in ("primary", "on_infeasible"):
+            raise self.unknown_model(model, key)
+        for name in ("primary", "selection", "on_infeasible"):
             if getattr(requested, name) is not None:
                 raise malformed(
                     f"'objective_profile.{name}' has no meaning for a pinned policy; name a profile instead",
                     f"objective_profile.{name}",
                 )
-        selection = self.select(None, requested)
-        if holds(self.cards[policy], selection.floors):
-            return Decision(policy, f"policy/{policy}", True)
-        margins = next(row.margins for row in selection.policies if row.id == policy)
-        missed = ", ".join(name for name, margin in margins.items() if margin is None or margin < 0)
-        whose = "the floors of the organisation and the request" if requested.floors else "the organisation's floors"
+        self._check_names(requested)
+        binding = effective_floors(self.organisation, key.floors if key is not None else {})
+        floors = effective_floors(binding, requested.floors)
+        if holds(self.cards[policy], floors):
+            return Choice(policy, f"policy/{policy}", True, floors, f"the request pins {policy}")
+        selection = self.select(None, requested, caller)
+        row = next(row for row in selection.policies if row.id == policy)
+        missed = ", ".join(name for name, margin in row.margins.items() if margin is None or margin < 0)
+        owners = [
+            *(["the organisation"] if self.organisation else []),
+            *(["the key"] if key is not None and key.floors else []),
+            *(["the request"] if requested.floors else []),
+        ]
+        whose = f"the floors of {' and '.join(owners)}" if len(owners) > 1 else f"{owners[0]}'s floors"
         reason = f"{policy} does not hold {whose} on {missed}"
-        raise self.infeasible(selection._replace(policy=None, feasible=False, reason=reason), model)
+        raise self.infeasible(selection._replace(policy=None, feasible=False, reason=reason, weights=None), model)
 
-    def _misnamed(self, requested: RequestedProfile) -> str:
-        """Which field of ``objective_profile`` names something that the family does not have."""
-        if requested.primary is not None and requested.primary not in self.family.objectives:
-            return "objective_profile.primary"
+    def _check_names(self, requested: RequestedProfile) -> None:
+        """Raise ApiError (400) if ``requested`` names what the family does not have."""
+        objectives = self._objectives
+        if requested.primary is not None and requested.primary not in objectives:
+            raise self._misnamed("primary", requested.primary)
         for name in requested.floors:
-            if name.removesuffix(".win_rate") not in self.family.objectives:
-                return f"objective_profile.floors.{name}"
-        return "objective_profile.on_infeasible"
+            if name.removesuffix(".win_rate") not in objectives:
+                raise self._misnamed(f"floors.{name}", name)
+        fallback = requested.on_infeasible
+        if fallback is not None and fallback not in ("reject", "closest") and fallback not in self.cards:
+            raise malformed(
+                f"on_infeasible '{fallback}' is neither 'reject', 'closest' nor a policy of this family",
+                "objective_profile.on_infeasible",
+            )
+
+    @functools.cached_property
+    def _objectives(self) -> frozenset[str]:
+        return frozenset(self.family.objectives)
+
+    def _misnamed(self, place: str, name: str) -> ApiError:
+        known = ", ".join(sorted(self._objectives))
+        return malformed(f"'{name}' is not an objective of this family; known: {known}", f"objective_profile.{place}")
+
+
+def _frozen(floors: Floors | None) -> tuple[tuple[str, float], ...]:
+    return tuple(floors.items()) if floors else ()
 
 
 def build_routing(
     family: PolicyFamily, cards: Mapping[str, Scorecard], profiles: ProfileFile, *, identity: str
 ) -> Routing:
-    """Decide every profile once. ``cards`` may lack policies; those hold no floor."""
+    """Every profile, ready to be decided. ``cards`` may lack policies; those hold no floor."""
     every = {policy.id: cards.get(policy.id) for policy in family.policies}
-    organisation = profiles.organisation.floors
-    selections = {name: select(profile, every, organisation) for name, profile in profiles.profiles.items()}
-    return Routing(identity, family, every, profiles.profiles, organisation, selections)
+    return Routing(identity, family, every, profiles.profiles, profiles.organisation.floors, profiles.users)
 
 
 def read_routing(root: Path, profiles: Path | None = None) -> Routing:
@@ -182,25 +352,3 @@ def stated(routing: Routing, floors: tuple[str, ...], primary: str | None) -> Re
     for name, floor in values.items():
         check_floors({name.removesuffix(".win_rate"): floor}, routing.family.objectives)
     return RequestedProfile(primary=primary, floors=values)
-
-
-def explain(routing: Routing, profile: str | None, selection: Selection) -> dict[str, Any]:
-    """The answer to "which policy, and why": the JSON of ``resolve`` and of ``POST /v1/profiles/resolve``."""
-    return {
-        "policy": selection.policy,
-        "feasible": selection.feasible,
-        "profile": profile,
-        "floors": selection.floors,
-        "policies": [
-            {
-                "id": row.id,
-                "margins": row.margins,
-                "meets": row.meets,
-                "certified": row.certified,
-                "primary": row.primary,
-            }
-            for row in selection.policies
-        ],
-        "reason": selection.reason,
-        **routing.alternatives(selection),
-    }

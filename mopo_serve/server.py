@@ -1,27 +1,32 @@
-"""Runs a gateway in this process: its socket, its event loop, signals, draining, and an eye on the engine.
+"""Runs a gateway in this process: its socket, its event loop, signals, draining, and an eye on the engines.
 
-``serve`` returns after a clean stop and raises EngineError when the engine it was given has died, so that a
-supervisor (systemd, Kubernetes) starts both again.
+``serve`` returns after a clean stop and raises EngineDied when every engine that it was given has died, so that a
+supervisor (systemd, Kubernetes) starts them again. One that dies beside others is routed around.
 """
 
 import asyncio
 import contextlib
+import importlib.util
 import ipaddress
 import logging
 import signal
 import socket
+import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 from urllib.parse import urlsplit
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from mopo_eval.engine import Engine
 from mopo_eval.engine.process import last_words
 from mopo_serve.gateway import Gateway
+from mopo_serve.settings import Transport, connection_limit
 from mopo_train.console import say
 from mopo_train.errors import MopoError
 
@@ -37,21 +42,24 @@ class AddressError(MopoError):
 
 
 class EngineDied(MopoError):
-    """The engine ended while the gateway was serving."""
+    """Every engine ended while the gateway was serving."""
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to ``host`` (loopback only) and ``port`` (0: any), not listening yet. Raises AddressError."""
+def bind(host: str, port: int, *, exposed: bool = False) -> socket.socket:
+    """A socket bound to ``host`` and ``port`` (0: any), not listening yet.
+
+    Loopback only, unless ``exposed``: keys exist. Raises AddressError.
+    """
     try:
         family, _, _, _, address = min(
             socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), key=lambda found: found[0] != socket.AF_INET
         )
     except (OSError, UnicodeError) as error:
         raise AddressError(f"cannot find the host '{host}': {error}; give an address of this machine") from error
-    if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
+    if not exposed and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
         raise AddressError(
             f"--host {host} would open the gateway to the network, and no API keys exist that could protect it. "
-            "Listen on 127.0.0.1 (the default), behind a proxy that authenticates if others must reach it."
+            "Make one with 'mopo-serve key create NAME', or listen on 127.0.0.1 (the default)."
         )
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -65,27 +73,27 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def url_of(bound: socket.socket) -> str:
+def url_of(bound: socket.socket, *, tls: bool = False) -> str:
     """The URL of a server on ``bound``."""
     host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def serve(
-    gateway: Gateway, bound: socket.socket, engine: Engine, *, log: Path | None, ready: Callable[[], None]
+    gateway: Gateway,
+    bound: socket.socket,
+    engines: Sequence[Engine],
+    *,
+    logs: Sequence[Path | None] = (),
+    ready: Callable[[], None],
+    transport: Transport | None = None,
 ) -> None:
     """Serve on ``bound`` until SIGTERM or SIGINT, then drain. ``ready`` is called once connections are accepted.
 
-    ``log`` is the engine's, whose last lines tell why it died. Raises EngineDied, AddressError.
+    ``logs`` are the engines', whose last lines tell why they died. Raises EngineDied, AddressError.
     """
-    config = uvicorn.Config(
-        gateway,
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,  # nothing here looks at where a client comes from
-        timeout_graceful_shutdown=CUT_SECONDS,
-    )
+    transport = transport or Transport()
+    config = _config(gateway, transport)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     server = DrainingServer(config, gateway)
     try:
@@ -94,10 +102,54 @@ def serve(
         host, port = bound.getsockname()[:2]
         raise AddressError(_taken(host, port, error)) from error
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        died = runner.run(_serve(server, bound, engine, ready))
+        died = runner.run(_serve(server, bound, engines, ready))
     if died:
-        told = f" Its last log lines:\n{last_words(log)}" if log else ""
+        told = "".join(f" The last log lines of '{log}':\n{last_words(log)}" for log in logs if log)
         raise EngineDied(f"the engine died while the gateway was serving; start both again.{told}")
+
+
+def _config(gateway: Gateway, transport: Transport) -> uvicorn.Config:
+    """Uvicorn's configuration. Raises AddressError for certificates that cannot be used."""
+    app: ASGIApp = gateway
+    if transport.origins:
+        from starlette.middleware.cors import CORSMiddleware
+
+        app = CORSMiddleware(
+            gateway, allow_origins=transport.origins, allow_methods=["GET", "POST"], allow_headers=["*"],
+            expose_headers=["x-mopo-policy", "x-mopo-profile", "x-mopo-family", "x-request-id", "retry-after"],
+        )  # fmt: skip
+    config = uvicorn.Config(
+        app,
+        http=_protocol(),
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,  # nothing here looks at where a client comes from
+        limit_concurrency=connection_limit(transport.connections),
+        timeout_graceful_shutdown=CUT_SECONDS,
+        ssl_certfile=transport.certificate,
+        ssl_keyfile=transport.private_key and str(transport.private_key),
+        ssl_ca_certs=transport.client_authority and str(transport.client_authority),
+        ssl_cert_reqs=ssl.CERT_REQUIRED if transport.client_authority else ssl.CERT_NONE,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise AddressError(
+            f"cannot use the certificate '{transport.certificate}' (key '{transport.private_key}'): {error}. Give PEM "
+            "files that belong together with --tls-cert and --tls-key."
+        ) from error
+    return config
+
+
+def _protocol() -> type[asyncio.Protocol] | Literal["auto"]:
+    """Bounded connections; uvicorn's own protocol where httptools does not exist (Windows)."""
+    if importlib.util.find_spec("httptools") is None:
+        return "auto"
+    from mopo_serve.connections import GuardedProtocol
+
+    return GuardedProtocol
 
 
 class DrainingServer(uvicorn.Server):
@@ -129,14 +181,16 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-async def _serve(server: DrainingServer, bound: socket.socket, engine: Engine, ready: Callable[[], None]) -> bool:
-    """Run ``server`` to its end; True if that was because the engine died."""
+async def _serve(
+    server: DrainingServer, bound: socket.socket, engines: Sequence[Engine], ready: Callable[[], None]
+) -> bool:
+    """Run ``server`` to its end; True if that was because the engines died."""
     serving = asyncio.create_task(server.serve([bound]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
     if server.started:
         ready()
-    watching = asyncio.create_task(_wait_for_death(engine))
+    watching = asyncio.create_task(_wait_for_death(engines))
     await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
     died = watching.done() and not serving.done()
     if died:
@@ -146,10 +200,14 @@ async def _serve(server: DrainingServer, bound: socket.socket, engine: Engine, r
     return died
 
 
-async def _wait_for_death(engine: Engine) -> None:
-    """Return when nobody listens at the engine's address any more. An engine that we only attached to may come back."""
-    if engine.pid is None:
+async def _wait_for_death(engines: Sequence[Engine]) -> None:
+    """Return when nobody listens at any engine's address. One that we only attached to may come back."""
+    if any(engine.pid is None for engine in engines):
         await asyncio.Event().wait()
+    await asyncio.gather(*(_death_of(engine, number) for number, engine in enumerate(engines)))
+
+
+async def _death_of(engine: Engine, number: int) -> None:
     place = urlsplit(engine.url)
     while True:
         await asyncio.sleep(WATCH_SECONDS)
@@ -157,6 +215,7 @@ async def _wait_for_death(engine: Engine) -> None:
             async with asyncio.timeout(WATCH_SECONDS):
                 _, writer = await asyncio.open_connection(place.hostname, place.port)
         except ConnectionRefusedError:
+            say(f"engine-{number} died")
             return
         except (TimeoutError, OSError):  # busy, not dead
             continue

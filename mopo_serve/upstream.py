@@ -1,10 +1,14 @@
-"""The engine as the gateway reaches it: aiohttp's client, one per gateway, made in the loop that uses it."""
+"""One engine as the gateway reaches it: aiohttp's client, made in the loop that uses it."""
 
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from mopo_train.errors import EngineError
+
 HEALTH_SECONDS = 2.0
+LOAD_SECONDS = 120.0
 KEEP_ALIVE_SECONDS = 4.0
 """Less than the 5 s after which uvicorn closes an idle connection, so that none is used while it closes."""
 NO_AUTOMATIC_HEADERS = ("User-Agent", "Accept", "Accept-Encoding")
@@ -48,8 +52,41 @@ class Upstream:
             pass
         return False
 
-    async def close(self) -> None:
-        """Close every connection."""
+    async def models(self) -> set[str]:
+        """Names of the models that the engine serves. Raises EngineError."""
+        content = await self._ask("GET", "/v1/models", None)
+        try:
+            return {str(model["id"]) for model in content["data"]}
+        except (KeyError, TypeError) as error:
+            raise EngineError("an engine lists its models in a form that is not OpenAI's") from error
+
+    async def load_adapter(self, name: str, path: str) -> None:
+        """Have the engine serve the adapter in the directory ``path`` as ``name``. Raises EngineError."""
+        await self._ask("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
+
+    async def unload_adapter(self, name: str) -> None:
+        """Have the engine forget the adapter called ``name``. Raises EngineError."""
+        await self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+
+    async def _ask(self, method: str, path: str, body: dict[str, str] | None) -> Any:
+        timeout = aiohttp.ClientTimeout(total=LOAD_SECONDS)
+        try:
+            asking = self.session.request(
+                method, self.url + path, json=body, timeout=timeout, allow_redirects=False, skip_auto_headers=()
+            )
+            async with asking as answer:
+                text = (await answer.read()).decode("utf-8", "replace")
+                if answer.status != 200:
+                    said = text.replace(self.address, "engine")[:300]
+                    raise EngineError(f"an engine answered {answer.status} to {path}: {said}")
+                return await answer.json() if method == "GET" else None
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise EngineError(f"an engine cannot be asked for {path}: {type(error).__name__}") from error
+
+    async def drop(self) -> None:
+        """Close every connection, whatever is going on in it; new ones can be made."""
         if self._session is not None:
-            await self._session.close()
-            self._session = None
+            session, self._session = self._session, None
+            await session.close()
+
+    close = drop

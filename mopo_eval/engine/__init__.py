@@ -41,13 +41,14 @@ class Engine:
 
 
 @contextmanager
-def open_engine(
+def open_engine(  # noqa: PLR0913 - one parameter per choice of an operator
     choice: str,
     root: Path,
     family: PolicyFamily,
     *,
     log: Path | None = None,
     max_model_len: int | None = None,
+    live_adapters: bool = False,
     start_timeout: float = START_TIMEOUT,
 ) -> Iterator[Engine]:
     """The engine that ``choice`` names, healthy and serving every policy of the ``family`` in ``root``.
@@ -55,7 +56,8 @@ def open_engine(
     ``choice`` is ``auto`` (vLLM if it is installed, else embedded), ``vllm``, ``embedded`` or the URL of a running
     engine. A started engine ends with all of its processes when the block ends, on an exception or Ctrl-C, and when
     this process ends in whatever way; an attached one is left alone. Its output goes to ``log`` (by default a
-    temporary file that is kept only if something went wrong). Raises EngineError.
+    temporary file that is kept only if something went wrong). ``live_adapters``: let vLLM load further adapters while
+    it runs. Raises EngineError.
     """
     kind = _kind(choice)
     if kind == "attached":
@@ -64,8 +66,10 @@ def open_engine(
     base = _checked_base(root, family)
     adapters = _checked_adapters(root, family)
     path = log or _temporary_log(kind)
-    module = vllm if kind == "vllm" else embedded
-    launch = module.launch(base, adapters, log=path, max_model_len=max_model_len)
+    if kind == "vllm":
+        launch = vllm.launch(base, adapters, log=path, max_model_len=max_model_len, live_adapters=live_adapters)
+    else:
+        launch = embedded.launch(base, adapters, log=path, max_model_len=max_model_len)
     say(f"starting {launch.title} with {len(adapters)} adapters; its log: {path}")
     started = monotonic()
     with running(launch, timeout=start_timeout) as engine:

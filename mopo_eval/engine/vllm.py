@@ -1,7 +1,8 @@
 """Starts vLLM with every policy of a family as a LoRA adapter: one engine at the cost of one adapter.
 
-Only the command line and environment are made here; vLLM itself is never imported. Adapters cannot be loaded at
-run time (vLLM means that for development), so the model names are the policy ids and nothing else.
+Only the command line and environment are made here; vLLM itself is never imported. Unless ``live_adapters`` is asked
+for, adapters cannot be loaded at run time (vLLM means that for trusted callers: it takes any path), so the model names
+are the policy ids and nothing else.
 """
 
 import importlib.util
@@ -21,6 +22,8 @@ _EMPTY_SLOTS = 1
 """On a CPU vLLM gives a request without adapter that shares a batch with others the adapter in the *last* slot (index
 -1; vllm-project/vllm#48421, seen in 0.32). One slot more than there are adapters stays zero, so ``reference`` is right.
 """
+_GENERATIONS = 3
+"""Versions of a family whose adapters may be loaded at once: the live one, a candidate, and one being retired."""
 _CPU_CONTEXT = 8192
 _FEW_CORES = 4
 _GIB = 1024**3
@@ -37,7 +40,13 @@ def gpu_present() -> bool:
 
 
 def launch(
-    base: str, adapters: Mapping[str, Path], *, log: Path, max_model_len: int | None, gpu: bool | None = None
+    base: str,
+    adapters: Mapping[str, Path],
+    *,
+    log: Path,
+    max_model_len: int | None,
+    gpu: bool | None = None,
+    live_adapters: bool = False,
 ) -> Launch:
     """How to start vLLM for ``adapters`` (policy id to directory) of ``base``. ``gpu`` None: look for one."""
     on_gpu = gpu_present() if gpu is None else gpu
@@ -45,7 +54,8 @@ def launch(
     command += ["--model", base, "--served-model-name", REFERENCE, "--host", "127.0.0.1"]
     command += ["--generation-config", "vllm"]  # sample as asked, not as the model's authors suggest
     if adapters:
-        slots = len(adapters) if on_gpu else len(adapters) + _EMPTY_SLOTS
+        loaded = len(adapters) * (_GENERATIONS if live_adapters else 1)
+        slots = loaded if on_gpu else loaded + _EMPTY_SLOTS
         command += ["--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(lora_rank(adapters))]
         command += ["--lora-modules", *(f"{policy}={path}" for policy, path in adapters.items())]
     if not on_gpu:
@@ -57,7 +67,7 @@ def launch(
         title="vLLM",
         models=frozenset({REFERENCE, *adapters}),
         command=lambda port: [*command, "--port", str(port)],
-        environment=_environment(base, on_gpu=on_gpu),
+        environment=_environment(base, on_gpu=on_gpu) | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": str(int(live_adapters))},
         log=log,
     )
 
@@ -105,7 +115,7 @@ def _environment(base: str, *, on_gpu: bool) -> dict[str, str]:
         wanted["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib())
         wanted |= cpu_threads(usable_cores())
     missing = {name: value for name, value in wanted.items() if name not in os.environ}
-    return missing | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0"}
+    return missing
 
 
 def cpu_threads(cores: int) -> dict[str, str]:

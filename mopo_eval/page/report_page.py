@@ -130,8 +130,8 @@ def _profiles(verdicts: Sequence[Verdict]) -> str:
     columns = [Cell(name) for name in ("profile", "", "floor", "served by", "certified low", "margin")]
     rows = []
     for verdict in verdicts:
-        near = f"closest: {verdict.policy}" if verdict.policy != verdict.selection.policy else ""
-        served = Cell(verdict.selection.policy or "none", near)
+        near = f"closest: {verdict.policy}" if verdict.policy and not verdict.selection.policy else ""
+        served = Cell(verdict.selection.served or "none", near)
         if not verdict.checks:
             rows.append([Cell(verdict.name), _outcome(verdict.outcome), Cell("no floor"), served, Cell(""), Cell("")])
         for check in verdict.checks:

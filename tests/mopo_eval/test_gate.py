@@ -135,12 +135,16 @@ def test_policies_without_a_scorecard_are_named_and_never_hold_a_floor(root: Pat
     assert command(root, "--floor", "safety=0.86").exit_code == 3
 
 
-def test_mixtures_are_refused_not_ignored(root: Path) -> None:
-    text = "profiles: {exact: {primary: helpfulness, floors: {safety: 0.99}, selection: mixture}}"
+def test_a_mixture_is_held_on_average_and_says_so(root: Path) -> None:
+    text = "profiles: {exact: {primary: helpfulness, floors: {safety: 0.825}, selection: mixture}}"
     (root / "profiles.yaml").write_text(text)
-    done = command(root, "--all")
-    assert done.exit_code == 1
-    assert "mixtures" in done.stderr
+    done = command(root, "--all", "--json")
+    assert done.exit_code == 0
+    (verdict,) = json.loads(done.stdout)["profiles"]
+    # certified safety .75 (policy-01) and .90 (policy-02), half each; policy-00 gives less
+    assert verdict["weights"] == pytest.approx({"policy-01": 0.5, "policy-02": 0.5})
+    assert verdict["floors"][0]["certified_low"] == pytest.approx(0.825)
+    assert "on average over conversations, not in each of them" in verdict["reason"]
 
 
 @pytest.mark.parametrize(("arguments", "failures"), [(["--all"], 2), (["--profile", "balanced"], 0)])

@@ -1,8 +1,18 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mopo_eval.profiles import Floors, ThresholdProfile
 from mopo_eval.scorecards import Estimate, ObjectiveScore, Scorecard
-from mopo_eval.selection import best_attainable, certified_bound, effective_floors, holds, policy_margins, select
+from mopo_eval.selection import (
+    Selector,
+    best_attainable,
+    certified_bound,
+    effective_floors,
+    holds,
+    policy_margins,
+    select,
+)
 
 
 def known(mean: float, certified: float) -> Estimate:
@@ -226,3 +236,49 @@ def test_the_best_attainable_is_the_largest_bound_of_any_policy() -> None:
     names = ["safety", "helpfulness", "safety.win_rate", "factuality"]
     expected = {"safety": 0.90, "helpfulness": 0.85, "safety.win_rate": 0.80, "factuality": None}
     assert best_attainable(cards, names) == expected
+
+
+def mixed(floors: Floors, on_infeasible: str = "reject") -> ThresholdProfile:
+    return profile(floors, on_infeasible).model_copy(update={"selection": "mixture"})
+
+
+def test_a_mixture_beats_the_best_single_policy_and_tells_its_shares_and_promise() -> None:
+    found = select(mixed({"safety": 0.625}), CARDS)
+    assert found.weights == pytest.approx({"bold": 0.5, "even": 0.5})  # .5 * (.50 + .75) = .625
+    assert (found.policy, found.feasible) == ("bold", True)
+    assert found.expected == pytest.approx({"safety": 0.625})
+    assert "50.0% bold, 50.0% even" in found.reason and "helpfulness, 0.800 on average" in found.reason
+    assert "safety 0.625 >= 0.625, on average over conversations, not in each of them" in found.reason
+    assert select(profile({"safety": 0.625}), CARDS).policy == "even"  # 0.70
+
+
+def test_every_component_of_a_mixture_holds_the_binding_floors() -> None:
+    found = select(mixed({"safety": 0.8}), CARDS, {"safety": 0.6})
+    assert found.weights == pytest.approx({"even": 2 / 3, "safe": 1 / 3})  # without bold, who has 0.50
+    assert select(mixed({"safety": 0.8}), CARDS, {"safety": 0.91}).policy is None
+
+
+def test_an_infeasible_mixture_falls_back_as_any_other_profile() -> None:
+    assert select(mixed({"safety": 0.95}), CARDS).policy is None
+    found = select(mixed({"safety": 0.95}, "closest"), CARDS)
+    assert (found.policy, found.feasible, found.weights) == ("safe", False, None)
+
+
+def test_a_suspended_policy_serves_nobody_and_the_next_one_does() -> None:
+    assert select(profile(), CARDS, suspended={"bold"}).policy == "even"
+    assert "(suspended: bold)" in select(profile(), CARDS, suspended={"bold"}).reason
+    assert select(mixed({"safety": 0.625}), CARDS, suspended={"bold"}).weights == pytest.approx({"even": 1.0})
+    found = select(profile({"safety": 0.8}, "safe"), CARDS, suspended={"safe"})
+    assert (found.policy, found.closest) == (None, "even")
+    assert select(profile(on_infeasible="closest"), CARDS, suspended=set(CARDS)).policy is None
+
+
+floor_sets = st.dictionaries(
+    st.sampled_from(["safety", "helpfulness", "safety.win_rate", "factuality"]), st.floats(0, 1), max_size=3
+)
+
+
+@given(floor_sets, st.sampled_from(["helpfulness", "safety", "factuality"]), st.sets(st.sampled_from(list(CARDS))))
+def test_the_quick_decision_is_the_explained_one(floors: Floors, primary: str, suspended: set[str]) -> None:
+    found = select(profile(floors, primary=primary), CARDS | {"new": None}, suspended=suspended)
+    assert Selector(CARDS | {"new": None}).best(primary, floors, suspended) == found.policy

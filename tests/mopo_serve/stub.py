@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,8 +12,8 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from mopo_eval.profiles import ProfileFile
-from mopo_serve.gateway import Gateway, Limits, create_gateway
-from mopo_serve.metrics import Record
+from mopo_serve.decisions import Decision
+from mopo_serve.gateway import Extras, Gateway, Limits, create_gateway
 from mopo_serve.routing import Routing, build_routing
 from tests import families
 
@@ -121,13 +121,29 @@ def routing(profiles: ProfileFile = families.PROFILES, *, measured: bool = True)
     return build_routing(families.family(), cards, profiles, identity="test@0123456789ab")
 
 
+class Kept:
+    """A sink that keeps decisions in a list."""
+
+    def __init__(self) -> None:
+        self.decisions: list[Decision] = []
+
+    def record(self, decision: Decision) -> None:
+        self.decisions.append(decision)
+
+
 @asynccontextmanager
 async def gateway_before(
-    url: str, table: Routing | None = None, limits: Limits | None = None, records: list[Record] | None = None
+    urls: str | Sequence[str],
+    table: Routing | None = None,
+    limits: Limits | None = None,
+    kept: Kept | None = None,
+    extras: Extras | None = None,
 ) -> AsyncIterator[Gateway]:
-    """A gateway in front of the engine at ``url``."""
-    observe = None if records is None else records.append
-    gateway = create_gateway(table or routing(), url, limits=limits, observe=observe)
+    """A gateway in front of the engines at ``urls``."""
+    extras = extras or Extras()
+    if kept is not None:
+        extras = extras._replace(sinks=[kept])
+    gateway = create_gateway(table or routing(), urls, limits=limits, extras=extras)
     try:
         yield gateway
     finally:
@@ -144,10 +160,14 @@ async def calling(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
 
 @asynccontextmanager
 async def stubbed(
-    engine: StubEngine, table: Routing | None = None, limits: Limits | None = None, records: list[Record] | None = None
+    engine: StubEngine,
+    table: Routing | None = None,
+    limits: Limits | None = None,
+    kept: Kept | None = None,
+    extras: Extras | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a gateway in front of ``engine``."""
-    async with listening(engine) as url, gateway_before(url, table, limits, records) as gateway:
+    async with listening(engine) as url, gateway_before(url, table, limits, kept, extras) as gateway:
         async with calling(gateway) as client:
             yield client
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from mopo_eval.profiles import ProfileFile
 from mopo_serve.gateway import Limits
-from mopo_serve.metrics import Record
 from tests.mopo_serve.stub import (
     CHAT,
     MESSAGES,
+    Kept,
     StubEngine,
     calling,
     closed_port,
@@ -248,8 +248,8 @@ async def test_the_gateway_is_ready_with_an_engine_until_it_drains() -> None:
 
 
 async def test_requests_are_counted_by_policy_profile_and_status() -> None:
-    records: list[Record] = []
-    async with stubbed(StubEngine(), records=records) as client:
+    kept = Kept()
+    async with stubbed(StubEngine(), kept=kept) as client:
         for model in ("mopo/helpful", "mopo/helpful", "mopo/policy/reference", "mopo/nobody"):
             await client.post(CHAT, json={"model": model, "messages": MESSAGES}, headers={"x-request-id": "mine"})
         await client.post(CHAT, json={"model": "mopo/careful", "messages": MESSAGES, "stream": True})
@@ -262,8 +262,10 @@ async def test_requests_are_counted_by_policy_profile_and_status() -> None:
     assert 'mopo_request_seconds_count{policy="policy-00",profile="helpful"} 2.0' in lines
     assert 'mopo_first_token_seconds_count{policy="policy-02",profile="careful"} 1.0' in lines
     assert "mopo_requests_in_flight 0.0" in lines
-    assert [(record.request_id == "mine", record.status) for record in records[:4]] == [(True, 200)] * 3 + [(True, 404)]
-    assert records[4].first_token_seconds is not None and records[0].first_token_seconds is None
+    assert [(record.request_id == "mine", record.status) for record in kept.decisions[:4]] == [(True, 200)] * 3 + [
+        (True, 404)
+    ]
+    assert kept.decisions[4].first_token_seconds is not None and kept.decisions[0].first_token_seconds is None
 
 
 async def test_an_unmeasured_family_serves_pinned_policies_only() -> None:

@@ -12,8 +12,7 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from mopo_serve.gateway import Gateway, Limits
-from mopo_serve.metrics import Record
-from tests.mopo_serve.stub import CHAT, MESSAGES, StubEngine, gateway_before, listening, stubbed, until
+from tests.mopo_serve.stub import CHAT, MESSAGES, Kept, StubEngine, gateway_before, listening, stubbed, until
 
 pytestmark = pytest.mark.anyio
 ASK = {"model": "mopo/careful", "messages": MESSAGES}
@@ -23,10 +22,10 @@ PATIENCE = 5.0
 
 @asynccontextmanager
 async def serving(
-    engine: StubEngine, records: list[Record] | None = None, limits: Limits | None = None
+    engine: StubEngine, kept: Kept | None = None, limits: Limits | None = None
 ) -> AsyncIterator[tuple[Gateway, str]]:
     """A gateway before ``engine``, and its URL."""
-    async with listening(engine) as url, gateway_before(url, limits=limits, records=records) as gateway:
+    async with listening(engine) as url, gateway_before(url, limits=limits, kept=kept) as gateway:
         async with listening(gateway) as own:
             yield gateway, own
 
@@ -60,34 +59,34 @@ async def test_a_chunk_is_there_before_the_next_one_is_made() -> None:
 
 
 async def test_a_client_that_leaves_a_stream_closes_the_engines_request() -> None:
-    engine, records = StubEngine(), list[Record]()
+    engine, kept = StubEngine(), Kept()
     engine.endless = True
-    async with serving(engine, records) as (gateway, url):
+    async with serving(engine, kept) as (gateway, url):
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as client:
             async with client.stream("POST", CHAT, json=ASK | {"stream": True}) as answer:
                 await anext(answer.aiter_raw())
                 assert gateway.in_flight == 1
         await asyncio.wait_for(engine.left.wait(), PATIENCE)
         await until(lambda: gateway.in_flight == 0)
-    assert [(record.status, record.policy) for record in records] == [(499, "policy-02")]
+    assert [(record.status, record.policy) for record in kept.decisions] == [(499, "policy-02")]
 
 
 async def test_a_client_that_leaves_before_the_answer_closes_the_engines_request() -> None:
-    engine, records = StubEngine(), list[Record]()
+    engine, kept = StubEngine(), Kept()
     engine.silent = True
-    async with serving(engine, records) as (gateway, url):
+    async with serving(engine, kept) as (gateway, url):
         async with httpx.AsyncClient(base_url=url) as client:
             asking = asyncio.create_task(client.post(CHAT, json=ASK))
             await asyncio.wait_for(engine.reached.wait(), PATIENCE)
             asking.cancel()
             await asyncio.wait_for(engine.left.wait(), PATIENCE)
         await until(lambda: gateway.in_flight == 0)
-    assert [record.status for record in records] == [499]
+    assert [record.status for record in kept.decisions] == [499]
 
 
 async def test_a_client_that_leaves_while_it_sends_its_body_reaches_nobody() -> None:
-    engine, records = StubEngine(), list[Record]()
-    async with serving(engine, records) as (gateway, url):
+    engine, kept = StubEngine(), Kept()
+    async with serving(engine, kept) as (gateway, url):
         host, port = url.removeprefix("http://").split(":")
         _, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
@@ -96,16 +95,16 @@ async def test_a_client_that_leaves_while_it_sends_its_body_reaches_nobody() -> 
         await writer.wait_closed()
         async with httpx.AsyncClient(base_url=url) as client:  # answered after the one that left
             assert (await client.post(CHAT, json=ASK)).status_code == 200
-        await until(lambda: len(records) == 2)
+        await until(lambda: len(kept.decisions) == 2)
         assert gateway.in_flight == 0
     assert len(engine.asked) == 1
-    assert sorted(record.status for record in records) == [200, 499]
+    assert sorted(record.status for record in kept.decisions) == [200, 499]
 
 
 async def test_a_death_in_the_middle_of_a_stream_is_an_error_event_without_done() -> None:
-    engine, records = StubEngine(), list[Record]()
+    engine, kept = StubEngine(), Kept()
     engine.dies_after = 2
-    async with stubbed(engine, records=records) as client:
+    async with stubbed(engine, kept=kept) as client:
         answer = await client.post(CHAT, json=ASK | {"stream": True})
     assert answer.status_code == 200
     assert "[DONE]" not in answer.text
@@ -114,7 +113,7 @@ async def test_a_death_in_the_middle_of_a_stream_is_an_error_event_without_done(
     assert isinstance(last["error"], dict)
     assert (last["error"]["type"], last["error"]["code"]) == ("server_error", "engine_unavailable")
     assert "127.0.0.1" not in answer.text
-    assert [record.status for record in records] == [503]
+    assert [record.status for record in kept.decisions] == [503]
 
 
 async def test_a_death_before_the_first_chunk_is_503() -> None:

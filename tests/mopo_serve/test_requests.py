@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mopo_serve.openai_errors import ApiError
-from mopo_serve.requests import engine_body, parse_body, request_id, take_model, take_profile
+from mopo_serve.requests import engine_request, parse_body, request_id, take_model, take_profile
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -20,17 +20,42 @@ def refused(raw: bytes) -> ApiError:
         body = parse_body(raw)
         take_model(body)
         take_profile(body)
-        engine_body(body, "policy-00")
+        engine_request(body)
     assert caught.value.status == 400
     return caught.value
 
 
-@given(st.dictionaries(st.text(), json_values, max_size=5))
+@given(st.dictionaries(st.text() | st.sampled_from(["messages", "prompt"]), json_values, max_size=5))
 def test_the_engine_gets_what_the_client_sent_but_for_the_model(body: dict[str, Any]) -> None:
     withheld = {"objective_profile", "cache_salt", "priority"}
     parsed = parse_body(json.dumps(body | {"model": "mopo/x", "cache_salt": "s", "priority": 1}).encode())
-    sent = json.loads(engine_body(parsed, "policy-00"))
+    sent = json.loads(engine_request(parsed).body("policy-00"))
     assert sent == {name: value for name, value in body.items() if name not in withheld} | {"model": "policy-00"}
+
+
+def engine_gets(**body: Any) -> tuple[dict[str, Any], bool]:
+    """What is sent on of ``body``, and whether a count of tokens is hidden from the client."""
+    request = engine_request({"model": "mopo/x", **body})
+    return json.loads(request.body("p")), request.hides_usage
+
+
+def test_a_stream_is_asked_to_count_its_tokens_whatever_else_it_is_asked() -> None:
+    counted = {"include_usage": True}
+    assert engine_gets(stream=True) == ({"model": "p", "stream": True, "stream_options": counted}, True)
+    asked = {"include_usage": True, "continuous_usage_stats": True}
+    assert engine_gets(stream=True, stream_options=asked)[1] is False
+    assert engine_gets(stream=True, stream_options=asked)[0]["stream_options"] == asked
+    sent, hides = engine_gets(stream=True, stream_options={"include_usage": False, "other": 1})
+    assert (sent["stream_options"], hides) == ({"include_usage": True, "other": 1}, True)
+    assert engine_gets(stream=False) == ({"model": "p", "stream": False}, False)
+    assert engine_gets(stream=True, stream_options="nonsense")[0]["stream_options"] == "nonsense"
+
+
+def test_the_prompt_is_kept_as_it_is_sent() -> None:
+    messages = [{"role": "user", "content": "Hello é"}]
+    assert json.loads(engine_request({"model": "m", "messages": messages, "n": 1}).prompt) == messages
+    assert engine_request({"model": "m", "prompt": "Hi"}).prompt == b'"Hi"'
+    assert engine_request({"model": "m"}).prompt == b""
 
 
 @settings(max_examples=200)
@@ -94,7 +119,7 @@ def test_a_malformed_body_is_refused_with_the_field_and_the_cause(raw: bytes, pa
         ('{"floor": {"safety": 0.5}}', "objective_profile.floor"),
         ('{"\\ud800": 1}', "objective_profile"),
         ('{"primary": 3}', "objective_profile.primary"),
-        ('{"selection": "mixture"}', "objective_profile.selection"),
+        ('{"selection": "both"}', "objective_profile.selection"),
         ('{"on_infeasible": "A B"}', "objective_profile.on_infeasible"),
         ('{"on_infeasible": []}', "objective_profile.on_infeasible"),
         ('"careful"', "objective_profile"),

@@ -56,7 +56,7 @@ def test_a_port_that_somebody_took_while_the_engine_started_is_told() -> None:
         other.listen()
         gateway = create_gateway(routing(), "http://127.0.0.1:1")
         with pytest.raises(AddressError, match="cannot listen"):
-            serve(gateway, bound, Engine("http://127.0.0.1:1", "attached", None), log=None, ready=lambda: None)
+            serve(gateway, bound, [Engine("http://127.0.0.1:1", "attached", None)], ready=lambda: None)
 
 
 def test_the_death_of_the_engine_ends_the_gateway_with_its_last_words(tmp_path: Path) -> None:
@@ -66,7 +66,11 @@ def test_the_death_of_the_engine_ends_the_gateway_with_its_last_words(tmp_path: 
     ready: list[bool] = []
     with bind("127.0.0.1", 0) as bound, pytest.raises(EngineDied, match="out of memory: I die"):
         serve(
-            create_gateway(routing(), url), bound, Engine(url, "embedded", 1), log=log, ready=lambda: ready.append(True)
+            create_gateway(routing(), url),
+            bound,
+            [Engine(url, "embedded", 1)],
+            logs=[log],
+            ready=lambda: ready.append(True),
         )
     assert ready == [True]
 
@@ -80,7 +84,7 @@ async def draining(engine: StubEngine) -> AsyncIterator[tuple[DrainingServer, as
             server = DrainingServer(config, gateway)
             ready = asyncio.Event()
             own = url_of(bound)
-            running = asyncio.create_task(module._serve(server, bound, Engine(url, "stub", os.getpid()), ready.set))
+            running = asyncio.create_task(module._serve(server, bound, [Engine(url, "stub", os.getpid())], ready.set))
             await asyncio.wait_for(ready.wait(), 5)
             try:
                 yield server, running, own

@@ -1,0 +1,157 @@
+"""The routes of an administrator: go live with what is on disk, and stage, promote or roll back a new version."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mopo_serve.access import Access, require
+from mopo_serve.client import read_body
+from mopo_serve.deployment import Deployment, Version
+from mopo_serve.engines import Pool
+from mopo_serve.metrics import GatewayMetrics
+from mopo_serve.openai_errors import ApiError
+from mopo_serve.releases import Releases
+from mopo_serve.requests import parse_body, validated
+from mopo_train.errors import MopoError
+
+Compare = Callable[[str], Awaitable[dict[str, Any]]]
+"""What users said of the version with a fingerprint."""
+
+
+class RolloutBody(BaseModel):
+    """The body of ``POST /admin/rollout``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    family: str | None = None
+    """Directory of the new family; absent: the one that is served, with what is new in it."""
+    profiles: str | None = None
+    """File of profiles; absent: the family's own."""
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Of conversations that the new version gets."""
+
+
+class Admin:
+    """What an administrator can do with one gateway."""
+
+    def __init__(
+        self, deployment: Deployment, pool: Pool, access: Access, releases: Releases, metrics: GatewayMetrics
+    ) -> None:
+        self._deployment, self._pool, self._access = deployment, pool, access
+        self._releases, self._metrics = releases, metrics
+        self._changing = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self.feedback: Compare | None = None
+
+    def routes(self) -> list[Route]:
+        """All of them want a key with the right ``admin``."""
+        return [
+            Route("/admin/reload", self._reload, methods=["POST"]),
+            Route("/admin/rollout", self._show, methods=["GET"]),
+            Route("/admin/rollout", self._stage, methods=["POST"]),
+            Route("/admin/rollout/promote", self._promote, methods=["POST"]),
+            Route("/admin/rollout/rollback", self._rollback, methods=["POST"]),
+        ]
+
+    async def _reload(self, request: Request) -> Response:
+        require(request.scope, "admin")
+        async with self._changing:
+            self._access.reload()
+            version = await self._made(None, None)
+            old = self._deployment.replace(version)
+            self._retire(old)
+            self._show_shares()
+        return JSONResponse({"reloaded": True, "before": old.fingerprint, **_described(version)})
+
+    async def _stage(self, request: Request) -> Response:
+        require(request.scope, "admin")
+        body = validated(RolloutBody, parse_body(await read_body(request.scope, request.receive, 1 << 16, 30.0)), "")
+        async with self._changing:
+            deployment = self._deployment
+            if deployment.candidate is not None and body.family is None and body.profiles is None:
+                deployment.share = body.share
+            else:
+                version = await self._made(body.family and Path(body.family), body.profiles and Path(body.profiles))
+                if deployment.candidate is not None:
+                    self._retire(deployment.candidate)
+                deployment.stage(version, body.share)
+            self._show_shares()
+            return JSONResponse(await self._compared())
+
+    async def _show(self, request: Request) -> Response:
+        require(request.scope, "admin")
+        return JSONResponse(await self._compared())
+
+    async def _promote(self, request: Request) -> Response:
+        require(request.scope, "admin")
+        async with self._changing:
+            candidate = self._staged()
+            told = await self._compared()
+            self._deployment.unstage()
+            self._retire(self._deployment.replace(candidate))
+            self._show_shares()
+        return JSONResponse({"promoted": candidate.fingerprint, "compared": told})
+
+    async def _rollback(self, request: Request) -> Response:
+        require(request.scope, "admin")
+        async with self._changing:
+            candidate = self._staged()
+            told = await self._compared()
+            self._deployment.unstage()
+            self._retire(candidate)
+            self._show_shares()
+        return JSONResponse({"rolled_back": candidate.fingerprint, "compared": told})
+
+    def _staged(self) -> Version:
+        if self._deployment.candidate is None:
+            raise ApiError(409, "no rollout is going on; begin one with POST /admin/rollout", code="no_rollout")
+        return self._deployment.candidate
+
+    async def _made(self, family: Path | str | None, profiles: Path | str | None) -> Version:
+        """A version from disk, served by the engines. Raises ApiError (409); everything stays as it was then."""
+        try:
+            return await self._releases.make(
+                self._pool, Path(family) if family else None, Path(profiles) if profiles else None
+            )
+        except MopoError as error:
+            raise ApiError(409, f"nothing was changed: {error}", code="not_released") from error
+
+    def _retire(self, old: Version) -> None:
+        live = [version for version in (self._deployment.stable, self._deployment.candidate) if version is not None]
+        task = asyncio.get_running_loop().create_task(self._releases.retire(self._pool, old, live))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    def _show_shares(self) -> None:
+        deployment = self._deployment
+        shares = {deployment.stable.fingerprint: 1.0 - deployment.share}
+        if deployment.candidate is not None:
+            shares[deployment.candidate.fingerprint] = deployment.share
+        self._metrics.live(shares)
+
+    async def _compared(self) -> dict[str, Any]:
+        """Both versions side by side: what is served, how it goes, and what users say."""
+        found: dict[str, Any] = {"share": self._deployment.share, "stable": None, "candidate": None}
+        for name, version in (("stable", self._deployment.stable), ("candidate", self._deployment.candidate)):
+            if version is None:
+                continue
+            found[name] = _described(version) | version.record.summary()
+            if self.feedback is not None:
+                found[name]["feedback"] = await self.feedback(version.fingerprint)
+        return found
+
+
+def _described(version: Version) -> dict[str, Any]:
+    """What a version serves."""
+    routing = version.routing
+    profiles = {
+        name: {"policy": each.policy, "weights": each.weights, "feasible": each.feasible}
+        for name, each in routing.selections.items()
+    }
+    return {"family": routing.identity, "version": version.fingerprint, "profiles": profiles}
