@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mopo_serve.audit.commands import audit
+from mopo_serve.capacity.commands import capacity
 from mopo_serve.cli_keys import KEYS, key
 from mopo_train import __version__
 from mopo_train.console import CommandGroup, print_json, print_table, say
@@ -34,6 +35,7 @@ def main() -> None:
 
 main.add_command(audit)
 main.add_command(key)
+main.add_command(capacity)
 
 
 @main.command()

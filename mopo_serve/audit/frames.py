@@ -103,6 +103,13 @@ def latency(
     return table.assign(n=groups.size()).reset_index() if len(long) else table
 
 
+def answered(store: AuditStore, period: Period = Period()) -> pd.DataFrame:  # noqa: B008
+    """Whole answers whose tokens the engine counted: engine, time (seconds since 1970), seconds, completion_tokens."""
+    columns = [DECISIONS.c[name] for name in ("engine", "time", "seconds", "completion_tokens")]
+    query = select(*columns).where(period.of(DECISIONS), DECISIONS.c.status == 200, DECISIONS.c.completion_tokens > 0)
+    return _frame(store, query.order_by(DECISIONS.c.time))
+
+
 def over_time(store: AuditStore, period: Period = Period(), *, bins: int = 60) -> pd.DataFrame:  # noqa: B008
     """Requests per stretch of time (``time`` is its start in UTC), profile and policy; empty ones are left out."""
     with store.reading() as connection:
