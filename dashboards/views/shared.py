@@ -1,6 +1,6 @@
 """What every page does: open the family (cached by its files' states), or say what is missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +15,9 @@ from dashboards.errors import EvaluationError
 from dashboards.frames import FamilyView, Stamp, file_state, open_family, stamp
 from dashboards.matrix import ScoreMatrix, read_matrix
 from dashboards.settings import Settings, read_settings
+from mopo_eval.certificate import Certificate
+from mopo_eval.certification import Request, certify_family
+from mopo_eval.profiles import Floors, ThresholdProfile
 from mopo_eval.selection import Selection
 from mopo_train.errors import FamilyNotFound, MopoError
 
@@ -157,6 +160,25 @@ def _matrix(directory: str, state: tuple[str, int, int] | None) -> ScoreMatrix |
     return read_matrix(Path(directory)) if state else None
 
 
+def certificate(
+    view: FamilyView, profile: ThresholdProfile, name: str | None, organisation: Floors
+) -> Certificate | str:
+    """The certificate of ``profile``; a sentence where there can be none. ``name``: of a profile that is in force."""
+    directory = view.root / "evaluation" / view.measured[0].run
+    names = ("run.json", "judgements.parquet", "registration.json")
+    states = tuple(file_state(directory / each) for each in names)
+    try:
+        return _certificate(view, Request(profile, name, organisation), (stamp(view.root), states))
+    except MopoError as error:
+        return words()("profiles.no_certificate", error=error)
+
+
+@st.cache_data(max_entries=64, show_spinner=False, hash_funcs={FamilyView: lambda view: str(view.root), Request: repr})
+def _certificate(view: FamilyView, request: Request, states: tuple[object, ...]) -> Certificate:
+    """``states`` are part of the key only: changed files are read again."""
+    return certify_family(view.root, view.family, request)
+
+
 @st.cache_data(max_entries=2, show_spinner=False)
 def categories(directory: str, state: tuple[str, int, int] | None) -> dict[str, str]:
     """Category per prompt id, empty where there is none; ``state`` is part of the key only."""
@@ -164,6 +186,12 @@ def categories(directory: str, state: tuple[str, int, int] | None) -> dict[str, 
         return {}
     prompts = read_prompts(Path(directory))
     return dict(zip(prompts["prompt_id"], prompts["category"], strict=True))
+
+
+def forget_stale(key: str, options: Container[object]) -> None:
+    """Forget a choice that is no longer among ``options``, before the widget with ``key`` is made."""
+    if key in st.session_state and st.session_state[key] not in options:
+        del st.session_state[key]
 
 
 def note(text: str) -> None:

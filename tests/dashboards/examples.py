@@ -51,6 +51,7 @@ def write_example_family(root: Path, policies: int = 8, prompts: int = 400, obje
         best = _rounded([m + 0.03 for m in truth(float(angle))], names)
         points.append({"scores": best, "win_rates": {name: 0.1 + 0.8 * value for name, value in best.items()}})
     (data / "front.json").write_text(json.dumps({"points": points}), encoding="utf-8")
+    _write_logs(root / "training", family)
     write_family(root, family)
     return family
 
@@ -122,6 +123,20 @@ def _family(root: Path, names: list[str], means: dict[str, dict[str, float]]) ->
         config={"seed": 0, "tau": 0.15},
         policies=members,
     )
+
+
+def _write_logs(directory: Path, family: PolicyFamily) -> None:
+    """What training would have logged: values rise from parity to what was predicted, multipliers are found at once."""
+    directory.mkdir(parents=True)
+    for policy in family.policies[1:]:
+        rows = []
+        for step in range(10, 101, 10):
+            share = step / 100
+            row = {"step": step, "loss": 3 - 2 * share, "kl": 0.3 * share, "ess": (policy.ess or 1) + 0.1 * (1 - share)}
+            row |= {f"lambda.{name}": policy.multipliers.get(name, 0.0) for name in policy.floors}
+            row |= {f"estimated.{name}": 0.5 + (value - 0.5) * share for name, value in policy.predicted.items()}
+            rows.append(row | {f"chi.{name}": 1.5 for name in policy.floors})
+        pd.DataFrame(rows).to_parquet(directory / f"{policy.id}.parquet", index=False)
 
 
 def _write_texts(directory: Path, means: dict[str, dict[str, float]], prompts: int) -> None:

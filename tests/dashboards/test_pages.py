@@ -2,23 +2,23 @@
 
 import re
 import shutil
-from html import unescape
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboards.cli import APP
 from dashboards.flags import read_flags
 from dashboards.settings import FAMILY_VARIABLE, READ_ONLY_VARIABLE
 from mopo_eval.scorecards import write_scorecards
 from tests.dashboards.examples import write_example_family
+from tests.dashboards.running import bodies, charts, healthy, opened, text
 from tests.families import SCORES, scorecard, write_evaluation, write_measured_family
 
 COMPARE, ANSWERS, PRICE = "views/compare.py", "views/prompts.py", "views/price.py"
-PAGES = [None, PRICE, COMPARE, ANSWERS]
+PROFILES, TRAINING = "views/profiles.py", "views/training.py"
+PAGES = [None, PRICE, COMPARE, ANSWERS, PROFILES, TRAINING]
+MEASURED = [page for page in PAGES if page != TRAINING]
 
 
 @pytest.fixture
@@ -28,31 +28,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.mkdir()
     monkeypatch.setenv(FAMILY_VARIABLE, str(path))
     return path
-
-
-def opened(page: str | None = None) -> AppTest:
-    app = AppTest.from_file(APP, default_timeout=60).run()
-    if page is not None:
-        app.switch_page(page).run()
-    return healthy(app)
-
-
-def healthy(app: AppTest) -> AppTest:
-    assert [error.value for error in app.exception] == []
-    return app
-
-
-def text(app: AppTest) -> str:
-    """Everything that the page writes as HTML, except its style."""
-    return unescape("\n".join(body for body in bodies(app) if "<style" not in body))
-
-
-def bodies(app: AppTest) -> list[str]:
-    return [element.proto.body for element in app.get("html")]
-
-
-def charts(app: AppTest) -> list[Any]:
-    return list(app.get("plotly_chart"))
 
 
 def gets(app: AppTest) -> dict[str, str]:
@@ -297,7 +272,7 @@ def test_a_half_written_family_says_how_to_finish_it(root: Path, page: str | Non
     assert f"mopo-train run DATA --model MODEL --out {root}" in text(opened(page))
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", MEASURED)
 def test_an_unmeasured_family_says_which_command_measures_it(root: Path, page: str | None) -> None:
     write_measured_family(root)
     shutil.rmtree(root / "scorecards")

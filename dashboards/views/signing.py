@@ -1,0 +1,200 @@
+"""Signing a version's profiles, putting it in force, and taking it away as YAML or a one-page report."""
+
+import streamlit as st
+import yaml
+
+from dashboards import markup
+from dashboards.agreed import Agreed, Standing
+from dashboards.catalogue import Catalogue
+from dashboards.flags import now
+from dashboards.frames import FamilyView
+from dashboards.markup import Cell
+from dashboards.profile_report import Section, report
+from dashboards.signoffs import ROLES, SignOff, add_signoff, profile_sha256
+from dashboards.versions import put_in_force
+from dashboards.views import shared
+from dashboards.views.drafting import certified, version_title
+from mopo_eval.certificate import Certificate
+from mopo_eval.profiles import ProfileFile
+from mopo_eval.selection import select
+from mopo_train.errors import MopoError
+
+
+def show(view: FamilyView, agreed: Agreed, t: Catalogue) -> None:
+    """The tab."""
+    choices = agreed.choices
+    newest = max(choices)
+    shared.forget_stale("sign-version", choices)
+    number = st.selectbox(
+        t("profiles.which"),
+        list(choices),
+        index=list(choices).index(newest),
+        format_func=lambda n: version_title(agreed, n, t),
+        key="sign-version",
+    )
+    profiles, version = choices[number], agreed.version(number)
+    if version is not None and version.note:
+        shared.note(version.note)
+    if not profiles.profiles:
+        shared.note(t("front.no_profiles"))
+        return
+    show_profiles(view, agreed, profiles, t)
+    name = st.selectbox(t("word.profile"), list(profiles.profiles), key=f"sign-profile-{number}")
+    show_signoffs(agreed.standings(profiles, name), name, t)
+    if not shared.settings().read_only:
+        sign(view, agreed, profiles, name, t)
+        force(view, agreed, number, t)
+    export(view, agreed, number, name, t)
+
+
+def show_profiles(view: FamilyView, agreed: Agreed, profiles: ProfileFile, t: Catalogue) -> None:
+    """What each profile of the version gets and who signed it."""
+    rows = []
+    for name, profile in profiles.profiles.items():
+        choice = select(profile, view.cards, profiles.organisation.floors)
+        signed = [each.signoff for each in agreed.standings(profiles, name) if not each.changed]
+        who = t.listed(f"{entry.name} ({t(f'profiles.role_{entry.role}')})" for entry in signed)
+        state = Cell(f"✓ {t('profiles.signed')}", "good", who) if signed else Cell(t("profiles.not_signed"), "muted")
+        floors = t.floors(choice.floors, "word.floor_short") or t("word.none")
+        rows.append([Cell(name), shared.gets(choice, t), Cell(floors), state])
+    heads = [Cell(t("word.profile")), Cell(t("front.gets")), Cell(t("front.effective")), Cell(t("profiles.signoffs"))]
+    shared.table(heads, rows, t("profiles.of_version"))
+
+
+def show_signoffs(found: list[Standing], name: str, t: Catalogue) -> None:
+    """Every sign-off of one profile, with what ended it."""
+    st.header(t("profiles.signoffs_of", name=name), anchor=False)
+    if not found:
+        shared.note(t("profiles.nobody_signed"))
+        return
+    rows = []
+    for entry, parts in found:
+        state = Cell(f"✓ {t('profiles.holds')}", "good")
+        if parts:
+            names = t.listed(t(f"profiles.part_{part}") for part in parts)
+            state = Cell(f"✕ {t('profiles.ended')}", "bad", t("profiles.because", parts=names))
+        role = t(f"profiles.role_{entry.role}") if entry.role in ROLES else entry.role
+        rows.append([Cell(entry.name, note=role), Cell(entry.time[:16].replace("T", " ")), Cell(entry.note), state])
+    heads = [Cell(t("answers.who")), Cell(t("profiles.when")), Cell(t("profiles.note")), Cell(t("profiles.state"))]
+    shared.table(heads, rows, t("profiles.signoffs"))
+
+
+def sign(view: FamilyView, agreed: Agreed, profiles: ProfileFile, name: str, t: Catalogue) -> None:
+    """A form to sign one profile."""
+    with st.form("sign", clear_on_submit=True):
+        left, middle, right = st.columns([1, 1, 2])
+        who = shared.ask_name(left, key="sign-name")
+        role = middle.selectbox(
+            t("profiles.role"), ROLES, format_func=lambda each: t(f"profiles.role_{each}"), key="sign-role"
+        )
+        note = right.text_input(t("profiles.note"), max_chars=5000, key="sign-note")
+        if st.form_submit_button(t("profiles.sign", name=name), icon=":material/draw:"):
+            if not who.strip():
+                st.error(t("answers.name_needed"))
+                return
+            entry = SignOff(
+                time=now(),
+                name=who.strip(),
+                role=role,
+                note=note.strip(),
+                profile=name,
+                family_sha256=agreed.evidence.family,
+                evaluation_sha256=agreed.evidence.evaluation,
+                profile_sha256=profile_sha256(profiles, name),
+            )
+            try:
+                add_signoff(view.root, entry)
+            except OSError as error:
+                st.error(t("shell.not_saved", error=error))
+                return
+            st.rerun()
+
+
+def force(view: FamilyView, agreed: Agreed, number: int, t: Catalogue) -> None:
+    """A button that puts the version in force."""
+    version = agreed.version(number)
+    if version is None or number == agreed.in_force:
+        shared.note(t("profiles.is_in_force"))
+        return
+    missing = agreed.missing(number)
+    if missing:
+        shared.note(t("profiles.must_sign", names=t.listed(missing)))
+    who = st.session_state.get("name") or shared.signed_in() or version.author
+    if st.button(
+        t("profiles.put_in_force", number=number), type="primary", disabled=bool(missing), key=f"put-in-force-{number}"
+    ):
+        broken = bool(view.problems) and not view.profiles.profiles
+        try:
+            put_in_force(view.root, version, who, None if broken else agreed.current)
+        except (MopoError, OSError) as error:
+            st.error(t("shell.not_saved", error=error))
+            return
+        st.rerun()
+
+
+def export(view: FamilyView, agreed: Agreed, number: int, name: str, t: Catalogue) -> None:
+    """Downloads: all profiles as YAML, one profile as a page to print."""
+    profiles = agreed.choices[number]
+    body = yaml.safe_dump(profiles.model_dump(exclude_defaults=True), sort_keys=False, allow_unicode=True)
+    with st.container(horizontal=True):
+        st.download_button(
+            t("profiles.yaml"), body, file_name="profiles.yaml", mime="text/yaml", on_click="ignore", key="export-yaml"
+        )
+        page = page_of(view, agreed, number, name, t)
+        st.download_button(
+            t("profiles.report"), page, file_name=f"{name}.html", mime="text/html", on_click="ignore", key="export-html"
+        )
+    shared.note(t("profiles.print"))
+
+
+def page_of(view: FamilyView, agreed: Agreed, number: int, name: str, t: Catalogue) -> str:
+    """The report of one profile."""
+    profiles = agreed.choices[number]
+    profile, organisation = profiles.profiles[name], profiles.organisation.floors
+    choice = select(profile, view.cards, organisation)
+    certificate = shared.certificate(view, profile, name if number == (agreed.in_force or 0) else None, organisation)
+    told = certified(certificate, t) if isinstance(certificate, Certificate) else certificate
+    shown = next((row for row in choice.policies if row.id == (choice.policy or choice.closest)), None)
+    margins = [
+        [t.title(floor), f"{choice.floors[floor]:.2f}", _number(shown.certified[floor]), _signed(shown.margins[floor])]
+        for floor in choice.floors
+        if shown is not None and choice.floors[floor] > 0
+    ]
+    card = view.cards.get(choice.policy) if choice.policy else None
+    scores = [
+        [t.title(k), f"{score.mean:.3f}", f"{score.low:.3f} – {score.high:.3f}", f"{score.certified_low:.3f}"]
+        for k, score in (card.objectives.items() if card else [])
+    ]
+    signed = [
+        [entry.name, entry.role, entry.time, t("profiles.ended") if parts else t("profiles.holds"), entry.note]
+        for entry, parts in agreed.standings(profiles, name)
+    ]
+    gets = shared.gets(choice, t)
+    evidence = agreed.evidence._replace(profile=profile_sha256(profiles, name))
+    score_heads = [t("word.objective"), t("compare.mean"), t("front.key_interval"), t("front.key_certified")]
+    sign_heads = [t("answers.who"), t("profiles.role"), t("profiles.when"), t("profiles.state"), t("profiles.note")]
+    margin_heads = [t("word.objective"), t("profiles.asked"), t("front.key_certified"), t("profiles.margin")]
+    sections = [
+        Section(t("profiles.margins"), [t("front.rule")], margin_heads, margins),
+        Section(t("compare.scores"), [], score_heads, scores),
+        Section(t("profiles.certificate"), [told]),
+        Section(t("profiles.signoffs"), [] if signed else [t("profiles.nobody_signed")], sign_heads, signed),
+        Section(
+            t("profiles.rests_on"),
+            [],
+            [t("profiles.part"), "SHA-256"],
+            [[t(f"profiles.part_{part}"), value] for part, value in evidence._asdict().items()],
+        ),
+    ]
+    facts = [view.root.name, version_title(agreed, number, t), view.measured[0].run, now()]
+    title = t("profiles.report_title", name=name)
+    summary = f"{gets.text.lstrip('✓ ')} · {t('front.maximises')}: {t.objective(profile.primary)}"
+    return report(title, facts, summary if choice.feasible else f"{gets.text} · {gets.note}", sections, t)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else markup.signed(value)

@@ -1,0 +1,166 @@
+"""Drafting, signing, putting in force and rolling back, in Streamlit's own test runner."""
+
+import json
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboards.agreed import with_profile
+from dashboards.frames import open_family
+from dashboards.settings import FAMILY_VARIABLE, READ_ONLY_VARIABLE
+from dashboards.signoffs import read_signoffs
+from dashboards.versions import read_versions, save_version
+from mopo_eval.profiles import ThresholdProfile
+from tests.dashboards.running import healthy, opened, submit, text
+from tests.families import PROFILES, write_measured_family
+
+PAGE = "views/profiles.py"
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "family"
+    path.mkdir()
+    write_measured_family(path)
+    monkeypatch.setenv(FAMILY_VARIABLE, str(path))
+    return path
+
+
+def tab(app: AppTest, name: str) -> AppTest:
+    app.button_group(key="profiles-tab").set_value(name).run()
+    return healthy(app)
+
+
+def downloads(app: AppTest) -> list[str]:
+    return [element.proto.label for element in app.get("download_button")]
+
+
+def test_a_draft_shows_its_policy_margins_changes_and_certificate(root: Path) -> None:
+    app = opened(PAGE)
+    app.selectbox(key="draft-name-0").select("balanced").run()
+    assert "policy-01 serves this profile: helpfulness 0.70" in text(healthy(app))
+    assert "Nothing changes." in text(app)
+    app.slider(key="draft-0-balanced-safety").set_value(0.80).run()
+    page = text(healthy(app))
+    assert "policy-02 serves this profile: helpfulness 0.55" in page
+    assert "+0.100" in page  # certified 0.90
+    assert "policy-02 serves instead of policy-01. helpfulness −0.150, safety +0.150, factuality +0.100" in page
+    assert "hold safety ≥ 0.80" in page  # the certificate, of 12 equal scores each
+    app.slider(key="draft-0-balanced-safety").set_value(0.95).run()
+    assert "No policy holds every floor." in text(healthy(app))
+
+
+def test_a_draft_is_saved_signed_put_in_force_and_rolled_back(root: Path) -> None:
+    app = opened(PAGE)
+    app.selectbox(key="draft-name-0").select("balanced").run()
+    app.slider(key="draft-0-balanced-safety").set_value(0.80).run()
+    submit(app, "save-version")
+    assert app.error[0].value == "Say who you are."
+    app.text_input(key="version-name").input("Ben")
+    app.text_input(key="version-note").input("after the review")
+    submit(app, "save-version")
+    assert "Saved as version 1." in app.success[0].value
+    assert open_family(root).profiles == PROFILES  # not in force yet
+    tab(app, "sign")
+    assert "somebody must sign: balanced." in text(app)
+    assert app.button(key="put-in-force-1").disabled
+    app.selectbox(key="sign-profile-1").select("balanced").run()
+    app.text_input(key="sign-name").input("Aiko")
+    app.selectbox(key="sign-role").select("legal")
+    app.text_input(key="sign-note").input("agreed on Monday")
+    submit(app, "sign")
+    assert "Aiko (legal)" in text(app)
+    assert not app.button(key="put-in-force-1").disabled
+    app.button(key="put-in-force-1").click().run()
+    assert open_family(root).profiles.profiles["balanced"].floors == {"safety": 0.80}
+    assert "This is what is in force." in text(healthy(app))
+    app.selectbox(key="sign-version").select(2).run()  # what was found in force, saved before it was replaced
+    app.button(key="put-in-force-2").click().run()
+    assert open_family(root).profiles == PROFILES
+    tab(app, "history")
+    page = text(app)
+    assert "after the review" in page
+    assert "1 → 2" in page
+
+
+def test_a_new_measurement_ends_the_sign_off_and_says_so(root: Path) -> None:
+    app = opened(PAGE)
+    tab(app, "sign")
+    app.selectbox(key="sign-profile-0").select("careful").run()
+    app.text_input(key="sign-name").input("Aiko")
+    submit(app, "sign")
+    assert "✓ holds" in text(app)
+    card = root / "scorecards" / "policy-02.json"
+    content = json.loads(card.read_text(encoding="utf-8"))
+    content["objectives"]["safety"]["mean"] = 0.94
+    card.write_text(json.dumps(content), encoding="utf-8")
+    app.run()
+    app.selectbox(key="sign-profile-0").select("careful").run()
+    page = text(healthy(app))
+    assert "✕ no longer holds" in page
+    assert "changed since: the evaluation" in page
+    assert read_signoffs(root)[0][0].role == "product"  # the first in the list
+
+
+def test_the_organisations_floors_a_new_profile_and_a_removal_can_be_drafted(root: Path) -> None:
+    app = opened(PAGE)
+    app.selectbox(key="draft-name-0").select(" organisation").run()
+    app.slider(key="draft-0-organisation-safety").set_value(0.80).run()
+    assert "✓ policy-02" in text(healthy(app))  # what `helpful` gets then
+    app.selectbox(key="draft-name-0").select(" new").run()
+    app.text_input(key="draft-0-new-name").input("Kiosk!").run()
+    assert "Give the new profile a name" in text(healthy(app))
+    app.text_input(key="draft-0-new-name").input("kiosk").run()
+    assert "This profile is not in force yet." in text(healthy(app))
+    app.text_input(key="version-name").input("Ben")
+    submit(app, "save-version")
+    assert "kiosk" in read_versions(root)[0][0].profiles.profiles
+    app.selectbox(key="draft-base").select(1).run()
+    app.selectbox(key="draft-name-1").select("kiosk").run()
+    app.checkbox(key="draft-1-kiosk-remove").check().run()
+    submit(healthy(app), "save-version")
+    assert "kiosk" not in read_versions(root)[0][1].profiles.profiles
+
+
+def test_yaml_and_report_are_offered(root: Path) -> None:
+    app = tab(opened(PAGE), "sign")
+    assert downloads(app) == ["Download as YAML", "Report of this profile"]
+
+
+def test_the_report_names_policy_floors_certificate_sign_offs_and_digests(root: Path) -> None:
+    from dashboards.catalogue import catalogue
+    from dashboards.profile_report import Section, report
+
+    evil = "<script>alert(1)</script>"
+    page = report(evil, [evil], evil, [Section("Margins", [evil], [evil], [[evil, "0.90"]])], catalogue("ja"))
+    assert '<html lang="ja">' in page
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") == 7  # title twice, facts, summary, sentence, column, cell
+    assert "@media print" in page
+
+
+def test_two_versions_are_compared(root: Path) -> None:
+    save_version(root, PROFILES, "Ben")
+    save_version(root, with_profile(PROFILES, "strict", ThresholdProfile(primary="safety")), "Ben")
+    app = tab(opened(PAGE), "history")
+    assert "Two versions compared" in [header.value for header in app.header]
+    assert "strict" in text(app)
+
+
+def test_read_only_shows_and_saves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(READ_ONLY_VARIABLE, "1")
+    app = opened(PAGE)
+    assert not [button for button in app.button if "Save" in button.label]
+    tab(app, "sign")
+    assert not [button for button in app.button if "Sign" in button.label]
+    assert downloads(app) == ["Download as YAML", "Report of this profile"]
+
+
+def test_broken_versions_and_lines_are_named(root: Path) -> None:
+    save_version(root, PROFILES, "Ben")
+    (root / "profiles" / "0002.json").write_text("{", encoding="utf-8")
+    (root / "profiles" / "sign-offs.jsonl").write_text("{\n", encoding="utf-8")
+    page = text(opened(PAGE))
+    assert "0002.json" in page
+    assert "sign-offs.jsonl" in page
