@@ -11,6 +11,8 @@ from mopo_train.console import CommandGroup, FiniteRange, print_json, print_tabl
 OWN_ANCHOR = "Weight of staying close to the reference on answers that it writes itself."
 INTERPOLATE = "Members between neighbours; profiles select one only if measured and not dominated."
 KL_PROMPTS = "Prompts that each policy answers to measure its divergence; 0: not measured."
+GLOBAL = "Of density ratios; 'global' is the paper's Eq. 3, to compare with."
+INDEPENDENT = "Labellers erred on each objective by itself (not the same person in a hurry): sharper lower bounds."
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -142,6 +144,9 @@ def reference(sources: tuple[str, ...], model: str, out: Path, **options: Any) -
 @click.option("--step", default="pairwise", show_default=True, type=click.Choice(["pairwise", "weighted-bc"]))
 @click.option("--tau", default=0.15, show_default=True, type=FiniteRange(min=0, min_open=True), help="KL weight.")
 @click.option("--epsilon", type=FiniteRange(min=0), help="Radius of the robust floors.  [default: by prompts]")
+@click.option("--variant", default="lagrangian", show_default=True, type=click.Choice(["lagrangian", "log-barrier"]))
+@click.option("--normaliser", default="prompt", show_default=True, type=click.Choice(["prompt", "global"]), help=GLOBAL)
+@click.option("--independent-labels", is_flag=True, help=INDEPENDENT)
 @click.option("--steps", default=160, show_default=True, type=click.IntRange(min=1), help="First policy; others half.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=2), help="Responses per step.")
 @click.option("--learning-rate", default=2e-3, show_default=True, type=FiniteRange(min=0, min_open=True))
@@ -228,6 +233,9 @@ def _value(number: float | None) -> str:
 @click.option("--floor", "floors", multiple=True, metavar="OBJECTIVE=RATE", help="Data win rate; plans this one point.")
 @click.option("--tau", default=0.15, show_default=True, type=FiniteRange(min=0, min_open=True), help="KL weight.")
 @click.option("--epsilon", type=FiniteRange(min=0), help="Radius of the robust floors.  [default: by prompts]")
+@click.option("--variant", default="lagrangian", show_default=True, type=click.Choice(["lagrangian", "log-barrier"]))
+@click.option("--normaliser", default="prompt", show_default=True, type=click.Choice(["prompt", "global"]), help=GLOBAL)
+@click.option("--independent-labels", is_flag=True, help=INDEPENDENT)
 @click.option("--source", default="labels", show_default=True, type=click.Choice(["labels"]), help="Of win rates.")
 @click.option("--out", type=click.Path(path_type=Path), help="Directory for plan.json and plan.html.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
@@ -254,6 +262,8 @@ def plan(sources: tuple[str, ...], floors: tuple[str, ...], out: Path | None, as
         print_json(made.document)
     else:
         print_table(*plan_table(made.document), title="predicted front (data win rates)")
+        for step in made.document["steps"]:
+            click.echo(step["text"])
 
 
 @main.command()

@@ -7,13 +7,15 @@ the plain tilt (milliseconds each); only the chosen ones are solved with robust 
 
 import heapq
 import itertools
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import moocore
 import numpy as np
 
-from mopo_train.dual import Solution, check_problem, tilt
+from mopo_train.dual import Solution, tilt
 from mopo_train.errors import FloorError
+from mopo_train.global_form import global_problem, tilt_global
+from mopo_train.solution import check_problem
 from mopo_train.tilting import Problem, make_problem, scores, tilt_scores
 from mopo_train.winrates import FloatArray, WinRates, max_by_prompt
 
@@ -33,6 +35,10 @@ LEVELS = {2: 14, 3: 7, 4: 5}
 MOST_CANDIDATES = 800
 
 
+Normaliser = Literal["prompt", "global"]
+"""Whether a density ratio averages to 1 for each prompt, as a policy's does, or over all (`global_form`)."""
+
+
 class _Candidates(NamedTuple):
     multipliers: FloatArray
     """(candidates, m); the first is 0."""
@@ -41,7 +47,13 @@ class _Candidates(NamedTuple):
 
 
 def propose(
-    rates: WinRates, *, primary: str, policies: int, tau: float, epsilon: float | None = None
+    rates: WinRates,
+    *,
+    primary: str,
+    policies: int,
+    tau: float,
+    epsilon: float | None = None,
+    normaliser: Normaliser = "prompt",
 ) -> list[Solution]:
     """At most ``policies`` solutions spread evenly over the predicted front, neighbours close, lambda = 0 first.
 
@@ -51,21 +63,26 @@ def propose(
     point in turn held 0.39-0.71 (0.03-0.19), because it sits on the corners, for gaps narrower by a fifth.
 
     Fewer points come back where the front has fewer distinct ones; exactly one, lambda = 0, where the objectives
-    agree so that no floor binds. Objectives without labels take no part. Raises FloorError and DataError as `solve`.
+    agree so that no floor binds. With ``normaliser`` "global" the points are on the front of that form. Objectives
+    without labels take no part. Raises FloorError and DataError as `solve`.
     """
     if policies < 1:
         raise FloorError(f"policies = {policies}; ask for at least one")
     counts = rates.labelled.sum(axis=0)
     others = [name for k, name in enumerate(rates.objectives) if name != primary and counts[k] > 0]
     check_problem(rates, primary, others, tau, epsilon)
-    problem = make_problem(rates, primary, others, tau)
+    make = global_problem if normaliser == "global" else make_problem
+    problem = make(rates, primary, others, tau)
     chosen = np.zeros((1, len(others)))
     if policies > 1 and others:
-        tracer = _Tracer(problem, float(counts[rates.column(primary)]))
+        tracer = _Tracer(problem, 1.0 if normaliser == "global" else float(counts[rates.column(primary)]))
         top = _largest(tracer)
         pool = _curve(tracer, top) if len(others) == 1 else _grid(tracer, top)
         chosen = _choose(pool, policies)
-    return [_tilted(rates, primary, dict(zip(others, row.tolist(), strict=True)), tau, epsilon) for row in chosen]
+    places = [dict(zip(others, row.tolist(), strict=True)) for row in chosen]
+    if normaliser == "global":
+        return [tilt_global(rates, primary=primary, multipliers=each, tau=tau, epsilon=epsilon) for each in places]
+    return [_tilted(rates, primary, each, tau, epsilon) for each in places]
 
 
 def _tilted(
@@ -85,7 +102,7 @@ class _Tracer(NamedTuple):
 
     problem: Problem
     labelled: float
-    """Prompts labelled on the primary."""
+    """Prompts labelled on the primary; 1 in the global form, which takes all responses for those of one."""
 
     def values(self, multipliers: FloatArray) -> FloatArray:
         """(1 + m,) data win rates of the tilt for ``multipliers`` (m,), the primary first."""

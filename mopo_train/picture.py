@@ -1,28 +1,38 @@
 """The predicted front as a page that needs no network: one panel per objective that trades against the primary."""
 
+import html
 from collections.abc import Mapping
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-INK, SOFT, LIMIT = "#1f4e79", "#8fb3d4", "#b0b0b0"
+INK, SOFT, FAULT, LIMIT = "#1f4e79", "#8fb3d4", "#c0504d", "#b0b0b0"
+COLORS = {"predicted": INK, "predicted_low": SOFT, "attained": FAULT}
+NAMES = {"predicted": "predicted", "predicted_low": "lower bound", "attained": "attained by policies"}
 
 
 def plan_page(document: Mapping[str, Any]) -> str:
     """A self-contained HTML page for the object of ``plan --json``."""
-    figure = plan_figure(document)
-    page: str = figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
-    return page
+    figure = plan_figure(document).to_html(include_plotlyjs=True, full_html=False, config={"displaylogo": False})
+    said = "".join(f"<li>{html.escape(each['text'])}</li>" for each in document["steps"])
+    steps = f"<h2>What each step costs (data win rates)</h2><ul>{said}</ul>" if said else ""
+    style = "body{font-family:sans-serif;margin:1.5em} h2{font-size:1.1em} li{margin:.2em 0}"
+    return (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Predicted front</title>'
+        f"<style>{style}</style></head><body>{figure}{steps}</body></html>\n"
+    )
 
 
 def plan_figure(document: Mapping[str, Any]) -> go.Figure:
-    """Predicted values as numbered points, robust values below them, and the largest attainable value as a line."""
+    """Predicted values as numbered points, lower bounds on them, and the largest attainable value as a line."""
     primary, points = document["primary"], document["points"]
     others = [name for name in document["objectives"] if name != primary]
     figure = make_subplots(rows=1, cols=len(others), horizontal_spacing=0.12)
     for column, name in enumerate(others, start=1):
         place = {"row": 1, "col": column}
+        if any("attained" in point for point in points):
+            figure.add_trace(_trace(points, "attained", primary, name, show=column == 1), **place)
         figure.add_trace(_trace(points, "predicted_low", primary, name, show=column == 1), **place)
         figure.add_trace(_trace(points, "predicted", primary, name, show=column == 1), **place)
         figure.add_hline(y=document["attainable"][name], line_dash="dot", line_color=LIMIT, **place)
@@ -48,14 +58,14 @@ def _trace(points: list[dict[str, Any]], field: str, primary: str, name: str, *,
         x=[point[field][primary] for point in points],
         y=[point[field][name] for point in points],
         mode=f"markers+text{lines}" if plain else "markers",
-        marker={"size": 11 if plain else 8, "color": INK if plain else SOFT},
+        marker={"size": 11 if plain else 8, "color": COLORS[field]},
         line={"color": INK, "width": 1},
         text=[str(index) for index in range(len(points))],
         textposition="top center",
         customdata=[[point["kl"], point["ess"]] for point in points],
         hovertemplate=f"point %{{text}}<br>{primary} %{{x:.3f}}<br>{name} %{{y:.3f}}<br>"
         "KL %{customdata[0]:.2f} nats<br>ESS %{customdata[1]:.2f}<extra></extra>",
-        name="predicted" if plain else "robust lower value",
+        name=NAMES[field],
         legendgroup=field,
         showlegend=show,
     )

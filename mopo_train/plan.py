@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mopo_train.dual import Solution, attainable, infeasible_message, solve
+from mopo_train.costs import steps
+from mopo_train.dual import Solution, attainable, infeasible_message
 from mopo_train.errors import FamilyError
 from mopo_train.family import write_whole
-from mopo_train.front import propose
+from mopo_train.formulation import Formulation, Variant, propose_points, solve_floors
+from mopo_train.front import Normaliser
 from mopo_train.optimism import with_bounds
 from mopo_train.robust import radii
 from mopo_train.winrates import WinRates, comparisons_per_response, win_rates
@@ -37,6 +39,8 @@ class PlanRequest(NamedTuple):
     tau: float = 0.15
     epsilon: float | None = None
     """KL radius of the robust floors; None: the default for the number of prompts."""
+    variant: Variant = "lagrangian"
+    normaliser: Normaliser = "prompt"
     independent_labels: bool = False
     """Whoever labelled erred on one objective without regard to the others (`optimism`): sharper lower bounds."""
 
@@ -57,12 +61,13 @@ def make_plan(data: "PreferenceData", request: PlanRequest) -> Plan:
     """
     rates = win_rates(data)
     primary = request.primary or data.objectives[0]
+    form = Formulation(primary, request.tau, request.epsilon, request.variant, request.normaliser)
     if request.floors:
-        points = [solve(rates, primary=primary, floors=request.floors, tau=request.tau, epsilon=request.epsilon)]
+        points = [solve_floors(rates, request.floors, form)]
     else:
-        points = propose(rates, primary=primary, policies=request.policies, tau=request.tau, epsilon=request.epsilon)
+        points = propose_points(rates, request.policies, form)
     points = with_bounds(data, rates, points, request.tau, request.epsilon, independent=request.independent_labels)
-    document = plan_document(rates, points, primary=primary, tau=request.tau, epsilon=request.epsilon)
+    document = plan_document(rates, points, form)
     compared = {name: count.mean for name, count in comparisons_per_response(data).items()}
     document |= {"pairs": len(data.weight), "comparisons_per_response": compared}
     warnings = [*_point_warnings(rates, points, document["attainable"]), *_label_warnings(rates, compared)]
@@ -71,19 +76,21 @@ def make_plan(data: "PreferenceData", request: PlanRequest) -> Plan:
     return Plan(document | {"warnings": warnings}, warnings)
 
 
-def plan_document(
-    rates: WinRates, points: Sequence[Solution], *, primary: str, tau: float, epsilon: float | None
-) -> dict[str, Any]:
-    """The ``plan --json`` object for points that were solved with the same ``primary``, ``tau`` and ``epsilon``."""
+def plan_document(rates: WinRates, points: Sequence[Solution], form: Formulation) -> dict[str, Any]:
+    """The ``plan --json`` object for points that were solved in the same ``form``."""
+    epsilon = 0.0 if form.normaliser == "global" else form.epsilon
     radius = radii(rates.labelled.sum(axis=0), epsilon)
     return {
         "objectives": list(rates.objectives),
-        "primary": primary,
+        "primary": form.primary,
         "unit": "data win rate",
-        "tau": tau,
+        "tau": form.tau,
+        "variant": form.variant,
+        "normaliser": form.normaliser,
         "epsilon": dict(zip(rates.objectives, radius.tolist(), strict=True)),
         "attainable": attainable(rates, epsilon),
         "points": [_point(point) for point in points],
+        "steps": [step._asdict() for step in steps(points)],
         "prompts": rates.prompts,
         "responses": rates.responses,
     }
@@ -103,6 +110,8 @@ def _point(point: Solution) -> dict[str, Any]:
     """The fields of one point; an infeasible one also names the floors that its values belong to."""
     fields = ("floors", "multipliers", "predicted", "robust", "predicted_low", "kl", "ess", "feasible")
     described = {name: getattr(point, name) for name in fields}
+    if point.attained:
+        described["attained"] = point.attained
     if point.feasible:
         return described
     return described | {"nearest_floors": point.nearest_floors, "conflict": list(point.conflict)}
@@ -110,6 +119,12 @@ def _point(point: Solution) -> dict[str, Any]:
 
 def _point_warnings(rates: WinRates, points: Sequence[Solution], largest: Mapping[str, float]) -> list[str]:
     warnings = [infeasible_message(point, largest) for point in points if not point.feasible]
+    if any(point.attained for point in points):
+        gap = max(value - point.attained[name] for point in points for name, value in point.predicted.items())
+        warnings.append(
+            "the global normaliser meets floors by weighing prompts, which no policy can: policies attain up to "
+            f"{gap:.2f} less than it predicts (columns 'attained'). Plan with --normaliser prompt."
+        )
     least = float((1.0 / np.diff(rates.starts)).mean())  # one response per prompt
     low = [index for index, point in enumerate(points) if least < 1 and point.ess < least + LOW_ESS * (1 - least)]
     if low:
@@ -157,16 +172,20 @@ def plan_table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
     """Column titles and rows for a terminal."""
     names = document["objectives"]
     held = [name for name in names if any(name in point["floors"] for point in document["points"])]
+    fields = ["predicted", "predicted_low"]
     columns = ["point", *(f"floor {name}" for name in held), *names, *(f"{name} low" for name in names)]
+    if any("attained" in point for point in document["points"]):
+        fields.append("attained")
+        columns += [f"{name} attained" for name in names]
     columns += [*(f"λ {name}" for name in held), "KL nats", "ESS"]
     rows = []
     for index, point in enumerate(document["points"]):
         cells = [point["floors"][name] for name in held]
-        cells += [point[field][name] for field in ("predicted", "predicted_low") for name in names]
+        cells += [point[field][name] for field in fields for name in names]
         cells += [*(point["multipliers"][name] for name in held), point["kl"], point["ess"]]
         label = str(index) if point["feasible"] else f"{index} infeasible"
         rows.append([label, *(f"{cell:.3f}" for cell in cells)])
     attained = [document["attainable"][name] for name in names]
-    blank = [""] * (len(held) + 2)
-    rows.append(["attainable", *[""] * len(held), *[""] * len(names), *(f"{value:.3f}" for value in attained), *blank])
+    rest = [""] * (len(columns) - 1 - len(held) - len(names))
+    rows.append(["attainable", *[""] * len(held), *(f"{value:.3f}" for value in attained), *rest])
     return columns, rows

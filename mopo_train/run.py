@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from mopo_train import __version__
 from mopo_train.console import ProgressLine, progress, say
-from mopo_train.dual import Solution, attainable, infeasible_message, solve
+from mopo_train.dual import Solution, attainable, infeasible_message
 from mopo_train.errors import FloorError
 from mopo_train.family import (
     INTERPOLATED,
@@ -32,7 +32,8 @@ from mopo_train.family import (
     read_family,
     write_family,
 )
-from mopo_train.front import propose
+from mopo_train.formulation import Formulation, Variant, propose_points, solve_floors
+from mopo_train.front import Normaliser
 from mopo_train.optimism import with_bounds
 from mopo_train.plan import plan_document, write_plan
 from mopo_train.policy.adapter import (
@@ -85,6 +86,10 @@ class RunConfig(BaseModel):
     """Weight of the KL penalty."""
     epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """KL radius of the robust floors; None: by the number of prompts (design section 2)."""
+    variant: Variant = "lagrangian"
+    normaliser: Normaliser = "prompt"
+    independent_labels: bool = False
+    """Whether labels of one row err independently on the objectives (`optimism`): sharper ``predicted_low``."""
     steps: int = Field(default=160, ge=1)
     """Of the first policy; the others begin from their neighbour and take half as many."""
     batch_size: int = Field(default=32, ge=2)
@@ -114,10 +119,6 @@ class RunConfig(BaseModel):
     def lag(self) -> Lag | None:
         """How the reference follows the policy, if it does."""
         return None if self.t0 is None else Lag(self.t0, self.floor_schedule, self.beta)
-
-    def solving(self) -> dict[str, Any]:
-        """Arguments of the dual that are the same for every point."""
-        return {"primary": self.primary, "tau": self.tau, "epsilon": self.epsilon}
 
 
 def read_config(floors: Mapping[str, float], **options: Any) -> RunConfig:
@@ -178,11 +179,18 @@ def run_family(
         say(f"this family is already in '{out}'; --force trains it again")
         return read_family(out)
     rates = win_rates(data)
-    points = with_bounds(data, rates, choose_points(rates, config), config.tau, config.epsilon)
+    points = with_bounds(
+        data,
+        rates,
+        choose_points(rates, config),
+        config.tau,
+        config.epsilon,
+        independent=config.independent_labels,
+    )
     tokenizer = load_tokenizer(model, add_template=find_model(model) is not None)
     limit = min(config.max_length, context_length(model))
     corpus = encode_corpus(data, tokenizer, limit)
-    document = plan_document(rates, points, primary=config.primary, tau=config.tau, epsilon=config.epsilon)
+    document = plan_document(rates, points, formulation(config))
     plans = plan_policies(data, corpus, config, len(points))
     base = load_model(model)
     begin(out, record, force=force)  # last of what can fail: with ``force`` it deletes an earlier family
@@ -220,18 +228,18 @@ def choose_points(rates: WinRates, config: RunConfig) -> list[Solution]:
     if config.primary not in known:
         raise FloorError(f"'{config.primary}' is not an objective of this data; known: {', '.join(known)}")
     check_floors(config.floors, known)
-    how = config.solving()
+    form = formulation(config)
     if not config.floors:
-        found = propose(rates, policies=config.policies, **how)
+        found = propose_points(rates, config.policies, form)
     else:
-        first = solve(rates, floors=config.floors, **how)
+        first = solve_floors(rates, config.floors, form)
         if not first.feasible:
             raise FloorError(infeasible_message(first, attainable(rates, config.epsilon)))
         found = [first]
         if config.policies > 1:
             beyond = [
                 point
-                for point in propose(rates, policies=8 * config.policies, **how)
+                for point in propose_points(rates, 8 * config.policies, form)
                 if all(point.robust[name] >= floor for name, floor in config.floors.items())
             ]
             places = np.unique(np.linspace(0, len(beyond) - 1, config.policies - 1).round().astype(int))
@@ -243,6 +251,11 @@ def choose_points(rates: WinRates, config: RunConfig) -> list[Solution]:
     if len(distinct) < config.policies:
         say(f"the front has {len(distinct)} distinct points here, so {len(distinct)} policies, not {config.policies}")
     return distinct
+
+
+def formulation(config: RunConfig) -> Formulation:
+    """The form of the problem that ``config`` asks for."""
+    return Formulation(config.primary, config.tau, config.epsilon, config.variant, config.normaliser)
 
 
 def plan_policies(data: PreferenceData, corpus: Corpus, config: RunConfig, policies: int) -> list[list[Planned]]:
@@ -323,7 +336,7 @@ def _refresh(config: RunConfig, work: Path) -> Refresh | None:
         return None
 
     def again(rates: WinRates, floors: Mapping[str, float]) -> Solution:
-        return solve(rates, floors=floors, **config.solving())
+        return solve_floors(rates, floors, formulation(config))
 
     return Refresh(config.lag, again, work)
 

@@ -4,7 +4,8 @@ All functions are exact on the finite responses of `WinRates`; none solves for m
 Axes: P prompts, Y responses (contiguous per prompt), m constrained objectives.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -108,6 +109,58 @@ def covariances(problem: Problem, share: FloatArray, values: FloatArray) -> Floa
     return result
 
 
+CHUNK = 2**17
+"""Responses that are worked on at a time where only sums are wanted: what fits a cache and bounds the memory."""
+
+
+class Moments(NamedTuple):
+    """Sums over prompts of what the dual and its derivatives are made of."""
+
+    log_partition: float
+    """Of tau log E_ref exp(s / tau)."""
+    values: FloatArray
+    """(m,) of v_k(x)."""
+    curvature: FloatArray
+    """(m, m) of the covariance of the win rates under the policy, divided by tau; 0 where it was not asked for."""
+
+
+def slices(problem: Problem, size: int = CHUNK) -> list[Problem]:
+    """The same problem in pieces of whole prompts with about ``size`` responses; views, not copies, of the rates."""
+    cuts = [0]
+    while cuts[-1] < problem.prompts:
+        end = int(np.searchsorted(problem.starts, problem.starts[cuts[-1]] + size, side="right")) - 1
+        cuts.append(min(problem.prompts, max(end, cuts[-1] + 1)))
+    return [problem] if len(cuts) == 2 else [_piece(problem, a, b) for a, b in itertools.pairwise(cuts)]
+
+
+def _piece(problem: Problem, begin: int, end: int) -> Problem:
+    rows = slice(int(problem.starts[begin]), int(problem.starts[end]))
+    return Problem(
+        base=problem.base[rows],
+        rates=problem.rates[:, rows],
+        labelled=problem.labelled[:, begin:end],
+        mass=problem.mass[rows],
+        starts=problem.starts[begin : end + 1] - problem.starts[begin],
+        prompt_of=problem.prompt_of[rows] - begin,
+        tau=problem.tau,
+    )
+
+
+def moments(parts: Iterable[Problem], multipliers: FloatArray, *, curved: bool) -> Moments:
+    """Sums over all prompts of ``parts`` at ``multipliers`` (m,), with the curvature where ``curved``."""
+    m = len(multipliers)
+    log_partition, values, curvature = 0.0, np.zeros(m), np.zeros((m, m))
+    for part in parts:
+        tilted = tilt_scores(part, scores(part, multipliers))
+        means = prompt_values(part, tilted.share)  # (m, prompts)
+        log_partition += float(tilted.log_partition.sum())
+        values += means.sum(axis=1)
+        if curved:
+            centred = part.rates - means[:, part.prompt_of]  # centred: no cancellation
+            curvature += (centred * tilted.share) @ centred.T / part.tau
+    return Moments(log_partition, values, curvature)
+
+
 class Quality(NamedTuple):
     """How far a policy moved from the reference."""
 
@@ -118,7 +171,7 @@ class Quality(NamedTuple):
 
 
 def quality(rates: WinRates, ratio: FloatArray) -> Quality:
-    """KL and effective sample size of density ratios (Y,) that average to 1 for each prompt.
+    """KL and effective sample size of density ratios (Y,) that average to 1 for each prompt, or over all.
 
     The effective sample size of a prompt is (E rho)^2 / E rho^2 under the reference: with uniform mass over r
     responses, (sum rho)^2 / (r sum rho^2). 1 is the reference itself, 1/r one response.
@@ -126,7 +179,8 @@ def quality(rates: WinRates, ratio: FloatArray) -> Quality:
     share = rates.mass * ratio
     logs = np.log(np.where(ratio > 0, ratio, 1.0))
     kl = sum_by_prompt(share * logs, rates.starts).mean()
-    ess = (1.0 / sum_by_prompt(share * ratio, rates.starts)).mean()
+    total, squares = sum_by_prompt(share, rates.starts), sum_by_prompt(share * ratio, rates.starts)
+    ess = (total**2 / np.maximum(squares, 1e-300)).mean()
     return Quality(max(0.0, float(kl)), float(ess))
 
 

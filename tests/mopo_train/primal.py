@@ -27,22 +27,28 @@ def solve_primal(
     floors: Mapping[str, float],
     tau: float,
     radius: Mapping[str, float] | None = None,
+    sigma: float | None = None,
 ) -> Primal:
-    """Maximise (1/P) sum over labelled prompts of v_p - tau KL, subject to (robust) floors; all prompts in the KL."""
+    """Maximise (1/P) sum over labelled prompts of v_p - tau KL, subject to (robust) floors; all prompts in the KL.
+
+    With ``sigma``, plus ``sigma`` times the logarithms of what the floors are exceeded by.
+    """
     share = cp.Variable(rates.responses, nonneg=True)
     each = [slice(a, b) for a, b in zip(rates.starts[:-1], rates.starts[1:], strict=True)]
     constraints: list[Any] = [cp.sum(share[rows]) == 1 for rows in each]
     floor_constraints = {}
+    slack = {name: cp.Variable(nonneg=True) if sigma else 0.0 for name in floors}
     for name, floor in floors.items():
         values = _values(rates, share, each, name)
         if radius is None:
-            floor_constraints[name] = cp.sum(values) / values.size >= floor
+            floor_constraints[name] = cp.sum(values) / values.size >= floor + slack[name]
         else:  # some chi > 0 with chi e^epsilon mean exp((floor - v) / chi) <= chi
             chi, excess = cp.Variable(nonneg=True), cp.Variable(values.size)
-            constraints.append(cp.constraints.ExpCone(floor - values, chi * np.ones(values.size), excess))
+            constraints.append(cp.constraints.ExpCone(floor + slack[name] - values, chi * np.ones(values.size), excess))
             floor_constraints[name] = np.exp(radius[name]) * cp.sum(excess) / values.size <= chi
     divergence = cp.sum(cp.rel_entr(share, rates.mass)) / rates.prompts
     gain = cp.sum(_values(rates, share, each, primary)) / rates.prompts - tau * divergence
+    gain += sum(sigma * cp.log(each) for each in slack.values()) if sigma else 0.0
     problem = cp.Problem(cp.Maximize(gain), constraints + list(floor_constraints.values()))
     exact = 1e-10 if radius is None else 1e-9
     with warnings.catch_warnings():  # it may not reach this precision; the tests say what they need

@@ -203,3 +203,70 @@ def test_real_pairs_of_helpfulness_and_safety_are_planned(real_data: Path) -> No
     assert len(document["points"]) == 6
     safety = [point["predicted"]["safety"] for point in document["points"]]
     assert safety == sorted(safety) and safety[-1] - safety[0] > 0.2
+
+
+def test_the_global_normaliser_is_a_labelled_option_that_says_how_far_it_misleads(pairs: Path) -> None:
+    """A third of the prompts agree: weighing these predicts nearly (1, 1), where policies share 1 on the others."""
+    document = plan_json(pairs, "--normaliser", "global", "--floor", "safety=0.9")
+    (point,) = document["points"]
+    assert document["normaliser"] == "global"
+    assert point["predicted"]["safety"] == pytest.approx(0.9, abs=1e-6) and point["predicted"]["helpfulness"] > 0.95
+    assert sum(point["attained"].values()) < 4 / 3 + 1e-9
+    assert any("no policy can" in warning for warning in document["warnings"])
+    table = plan(pairs, "--normaliser", "global").stdout
+    assert "attained" in table
+
+
+def test_the_log_barrier_holds_a_floor_with_room(pairs: Path) -> None:
+    document = plan_json(pairs, "--variant", "log-barrier", "--floor", "safety=0.8", "--epsilon", "0")
+    assert document["variant"] == "log-barrier"
+    assert 0.8 < document["points"][0]["predicted"]["safety"] < 0.801
+
+
+def test_a_plan_says_what_each_step_costs(pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plan"
+    result = plan(pairs, "--policies", "4", "--out", str(out))
+    document = json.loads((out / "plan.json").read_text(encoding="utf-8"))
+    assert [(step["start"], step["end"]) for step in document["steps"]] == [(0, 1), (1, 2), (2, 3)]
+    for step in document["steps"]:
+        before, after = (document["points"][step[end]]["predicted"] for end in ("start", "end"))
+        assert step["changes"] == pytest.approx({name: after[name] - before[name] for name in before})
+        assert "safety +" in step["text"] and "costs helpfulness" in step["text"]
+        assert step["text"] in result.stdout
+        assert step["text"] in (out / "plan.html").read_text(encoding="utf-8")
+
+
+def test_independent_labels_give_higher_lower_bounds(pairs: Path) -> None:
+    safe, sharp = (
+        plan_json(pairs, "--floor", "safety=0.7", *more)["points"][0] for more in ([], ["--independent-labels"])
+    )
+    assert safe["predicted"] == pytest.approx(sharp["predicted"])
+    assert safe["predicted_low"]["safety"] < sharp["predicted_low"]["safety"] < safe["robust"]["safety"]
+
+
+def test_more_policies_than_the_front_has_points_are_fewer_and_said_so(tmp_path: Path) -> None:
+    """All ties: nothing to choose, one point."""
+    rows = [
+        {"prompt": f"p{i}", "response_a": "x", "response_b": "y", "preferences": {"a": 0.5, "b": 0.5}} for i in range(4)
+    ]
+    document = plan_json(write(tmp_path / "ties.jsonl", rows), "--policies", "50")
+    assert len(document["points"]) == 1 and document["steps"] == []
+    assert document["points"][0]["predicted"] == {"a": 0.5, "b": 0.5}
+    assert "one point, not a front" in document["warnings"][0]
+
+
+@pytest.mark.parametrize("floor", ["0", "1"])
+@pytest.mark.parametrize("variant", ["lagrangian", "log-barrier"])
+def test_floors_of_zero_and_one_are_planned(pairs: Path, floor: str, variant: str) -> None:
+    (point,) = plan_json(pairs, "--floor", f"safety={floor}", "--epsilon", "0", "--variant", variant)["points"]
+    assert point["feasible"] is True  # one answer to every prompt is perfectly safe
+    assert point["predicted"]["safety"] == pytest.approx(1.0, abs=2e-3) or floor == "0"
+
+
+def test_an_objective_that_nobody_labelled_can_have_no_floor(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"p{i}", "response_a": "x", "response_b": "y", "preferences": {"a": 1, "b": 0, "c": None}}
+        for i in range(4)
+    ]
+    result = plan(write(tmp_path / "null.jsonl", rows), "--floor", "c=0.5")
+    assert result.exit_code == 1 and "'c'" in result.stderr and "Traceback" not in result.stderr
