@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from mopo_eval.selection import Selection
     from mopo_serve.access import Access
     from mopo_serve.routing import Routing
+    from mopo_serve.trail import Trail
 
 FAMILY = click.argument("root", metavar="FAMILY", type=click.Path(path_type=Path))
 PROFILES = click.option(
     "--profiles", type=click.Path(path_type=Path), help="Threshold profiles.  [default: FAMILY/profiles.yaml]"
 )
+AUDIT = click.option(
+    "--audit", metavar="STORE", envvar="MOPO_AUDIT", show_envvar=True,
+    help="Path or URL (postgresql://...) of the audit store; none: keep none.  [default: audit.db in the user's state]",
+)  # fmt: skip
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -59,6 +64,17 @@ main.add_command(capacity)
     "--allow-families", "allowed", multiple=True, type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Directory whose families may be rolled out; repeatable.  [default: FAMILY itself]",
 )  # fmt: skip
+@AUDIT
+@click.option(
+    "--audit-spill", type=click.Path(path_type=Path, file_okay=False),
+    help="Where decisions go while the store cannot be reached.  [default: beside it]",
+)  # fmt: skip
+@click.option("--keep-text", is_flag=True, help="Keep prompts and answers in the audit store.")
+@click.option(
+    "--live-floors", type=click.Choice(("lower", "upper")),
+    help="Suspend a policy from a profile while this end of what users' feedback says is below a floor.",
+)  # fmt: skip
+@click.option("--live-minimum", type=click.IntRange(min=1), default=100, show_default=True, help="Judgements needed.")
 @click.option("--engine-log", type=click.Path(path_type=Path), help="Keep the engine's log here.")
 @click.option("--log-requests", is_flag=True, help="One JSON line per request on stderr; no text of prompts.")
 def run(  # noqa: PLR0913 - one parameter per option
@@ -76,6 +92,11 @@ def run(  # noqa: PLR0913 - one parameter per option
     max_connections: int,
     live_adapters: bool,
     allowed: tuple[Path, ...],
+    audit: str | None,
+    audit_spill: Path | None,
+    keep_text: bool,
+    live_floors: str | None,
+    live_minimum: int,
     engine_log: Path | None,
     log_requests: bool,
 ) -> None:
@@ -100,6 +121,9 @@ def run(  # noqa: PLR0913 - one parameter per option
     releases = Releases(root, profiles, allowed)
     with bind(host, port, exposed=not access.open) as bound, ExitStack() as engines:
         report(routing)
+        trail = read_trail(audit, audit_spill, live_floors, live_minimum)
+        if trail is not None:
+            engines.callback(trail.store.close)
         logs = [_log_of(engine_log, number, len(choices)) for number in range(len(choices))]
         running = [
             engines.enter_context(open_engine(choice, root, routing.family, log=log, live_adapters=live_adapters))
@@ -110,8 +134,13 @@ def run(  # noqa: PLR0913 - one parameter per option
             releases.first(routing),
             [engine.url for engine in running],
             limits=Limits(body_bytes=max_body),
-            extras=Extras(access=access, releases=releases, sinks=sinks),
-        )
+            extras=Extras(
+                access=access, releases=releases, sinks=sinks,
+                keeper=trail, routes=trail.routes() if trail else (), keeps_text=keep_text and trail is not None,
+            ),
+        )  # fmt: skip
+        if trail is not None:
+            trail.follow(gateway.deployment, access, gateway.metrics.registry)
         started = [log for log, engine in zip(logs, running, strict=True) if engine.pid is not None]
         url = url_of(bound, tls=tls_cert is not None)
         kinds = ", ".join(dict.fromkeys(engine.kind for engine in running))
@@ -123,6 +152,21 @@ def run(  # noqa: PLR0913 - one parameter per option
         for log in logs:
             log.unlink(missing_ok=True)
     say("stopped")
+
+
+def read_trail(place: str | None, spill: Path | None, bound: str | None, minimum: int) -> "Trail | None":
+    """The audit trail; None where ``place`` is ``none``. Raises AuditError."""
+    from mopo_serve.evidence import Rule
+    from mopo_serve.trail import default_place, open_trail
+
+    rule = None if bound is None else Rule(bound, minimum)  # type: ignore[arg-type]
+    if place == "none":
+        if rule is not None:
+            raise click.UsageError("--live-floors needs an audit store, which holds the feedback")
+        return None
+    trail = open_trail(place or default_place(), spill, rule)
+    say(f"decisions are kept in {trail.store.name}")
+    return trail
 
 
 def read_access(keys: Path | None, routing: "Routing") -> "Access":

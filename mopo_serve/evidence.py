@@ -11,7 +11,7 @@ score on the judges' scale; preferences against answers of ``reference`` are hel
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -109,11 +109,19 @@ def missed(evidence: Evidence, floors: Floors, policies: Iterable[str], rule: Ru
     return found
 
 
-def suspensions(
-    evidence: Evidence, floors: Mapping[str, Floors], policies: Iterable[str], rule: Rule
-) -> dict[str, list[Finding]]:
-    """By profile, what suspends which policies from it; ``floors`` are the profiles' effective ones."""
-    known = list(policies)
-    comparisons = len(known) * len({name for each in floors.values() for name in each})
-    found = {profile: missed(evidence, each, known, rule, comparisons) for profile, each in floors.items()}
+class Promise(NamedTuple):
+    """What a profile promises, and the policies that hold it by their certified bounds."""
+
+    floors: Floors
+    """Effective ones."""
+    policies: Sequence[str]
+
+
+def suspensions(evidence: Evidence, promises: Mapping[str, Promise], rule: Rule) -> dict[str, list[Finding]]:
+    """By profile, what suspends which of its policies."""
+    pairs = {(policy, name) for each in promises.values() for policy in each.policies for name in each.floors}
+    found = {
+        profile: missed(evidence, promise.floors, promise.policies, rule, len(pairs))
+        for profile, promise in promises.items()
+    }
     return {profile: findings for profile, findings in found.items() if findings}

@@ -147,6 +147,7 @@ def served(root: Path, engine: str) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = ["mopo-serve", "run", str(root), "--engine", engine, "--port", str(port)]
+    command += ["--audit", str(root.parent / "audit.db")]
     print(f"\n$ {shlex.join(command)}", flush=True)
     gateway = subprocess.Popen([BIN / command[0], *command[1:]])
     try:

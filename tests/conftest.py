@@ -9,6 +9,15 @@ from mopo_eval.engine import Engine, open_engine, vllm_available
 from mopo_train.family import read_family
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state_of_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What programs keep for a user, such as audit stores, does not land in the home of who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_STATE_HOME", "LOCALAPPDATA"):
+            patch.setenv(name, str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a family with real weights (see ``tests.tiny_family``). Read it; copy it to change it."""

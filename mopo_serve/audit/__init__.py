@@ -14,8 +14,8 @@ the gateway (kill -9)           nothing that was handed over: the worker reads i
                                 A decision is handed over in the turn of the event loop in which it was recorded.
 the worker (kill -9)            nothing: the gateway keeps what was not acknowledged, and a new worker gets it again;
                                 numbers per writer make sure that each is stored once.
-both, or the machine's process  what was not acknowledged yet: normally the last few milliseconds. ``written`` waits for
-table                           the acknowledgement; a gateway that calls it before it ends an answer loses nothing.
+both, or the machine's process  what was not acknowledged yet: normally the last few milliseconds. (``written`` waits
+table                           for the acknowledgement; feedback is answered after its commit.)
 the power                       nothing that was acknowledged: commits are synchronous (SQLite ``synchronous=FULL``,
                                 PostgreSQL's default), and the spill file is fsynced.
 the database (full, locked,     nothing: after ``PATIENCE_SECONDS`` batches go to the spill file and requests go on;

@@ -7,6 +7,7 @@ Canonical bytes are made before the lock is taken; under it only one hash per ro
 
 import os
 import secrets
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,7 @@ class AuditStore:
         self.name = engine.url.render_as_string(hide_password=True)
         self.writer = new_writer()
         self._ordinal = 0
+        self._numbering = threading.Lock()
         self._file: tuple[int, int] | None = None
 
     def append(self, table: Table, rows: Sequence[Row]) -> Head:
@@ -81,12 +83,12 @@ class AuditStore:
         return head
 
     def append_own(self, table: Table, rows: Sequence[Row]) -> Head:
-        """``append`` for rows that are made here, one at a time: numbers them. Not for several threads at once."""
-        numbered = [
-            {**row, "writer": self.writer, "ordinal": self._ordinal + index} for index, row in enumerate(rows, 1)
-        ]
-        head = self.append(table, numbered)
-        self._ordinal += len(rows)
+        """``append`` for rows that are made here, one after the other: numbers them."""
+        with self._numbering:
+            first = self._ordinal + 1
+            numbered = [{**row, "writer": self.writer, "ordinal": first + index} for index, row in enumerate(rows)]
+            head = self.append(table, numbered)
+            self._ordinal += len(rows)
         return head
 
     def heads(self) -> dict[str, Head]:

@@ -9,7 +9,7 @@ import pytest
 from mopo_serve.audit.schema import FEEDBACK
 from mopo_serve.audit.store import AuditStore, open_store
 from mopo_serve.confidence import bounds
-from mopo_serve.evidence import Evidence, Rule, missed, suspensions
+from mopo_serve.evidence import Evidence, Promise, Rule, missed, suspensions
 
 FAMILY = "family@0123456789ab"
 
@@ -75,8 +75,14 @@ def test_nothing_is_concluded_from_few_judgements(store: AuditStore) -> None:
 
 def test_suspensions_are_per_profile_and_share_the_error(store: AuditStore) -> None:
     judge(store, [1.0, 0.0] * 100)
-    floors = {"strict": {"safety": 0.9}, "mild": {"safety": 0.2}, "free": {}}
-    found = suspensions(gathered(store), floors, ["policy-01", "policy-02"], Rule(bound="upper"))
+    both = ["policy-01", "policy-02"]
+    promises = {
+        "strict": Promise({"safety": 0.9}, both),
+        "mild": Promise({"safety": 0.2}, both),
+        "free": Promise({}, both),
+        "unmet": Promise({"safety": 0.95}, []),  # nobody holds it by certified bounds: nobody is suspended
+    }
+    found = suspensions(gathered(store), promises, Rule(bound="upper"))
     assert list(found) == ["strict"]
     ((policy, name, floor, n, interval),) = found["strict"]
     assert (policy, name, floor, n) == ("policy-01", "safety", 0.9, 200)
