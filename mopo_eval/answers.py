@@ -3,24 +3,16 @@
 Speaks ``/v1/chat/completions`` with the policy's id as the model. Nothing is written here; ``spool`` keeps answers.
 """
 
-import asyncio
 import hashlib
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
+from mopo_eval.endpoint import Endpoint, error_message, in_flight, post_chat
 from mopo_eval.prompts import EvaluationPrompt
 from mopo_train.errors import EngineError
-
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-"""Never behind a proxy of the environment."""
-RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
-LONGEST_WAIT = 30.0
-TIMEOUT = httpx.Timeout(connect=10.0, read=600.0, write=60.0, pool=None)
-"""Seconds. A CPU engine with a full queue may take minutes over one answer."""
 
 
 class Sampling(BaseModel):
@@ -79,14 +71,6 @@ class Refusal(NamedTuple):
     message: str
 
 
-class Patience(NamedTuple):
-    """How long to go on after failures that may pass: no connection, timeouts, 429 and 5xx."""
-
-    attempts: int = 6
-    first_wait: float = 0.5
-    """Seconds before the second attempt; doubled each time, with jitter, or longer if the engine says so."""
-
-
 def questions(policies: Sequence[str], prompts: Sequence[EvaluationPrompt], sampling: Sampling) -> Iterator[Question]:
     """Every answer to ask for; one policy after the other, since engines batch an adapter best."""
     for policy in policies:
@@ -102,16 +86,6 @@ def request_seed(seed: int, prompt_id: str, sample: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-class Endpoint(NamedTuple):
-    """Where and how to ask."""
-
-    url: str
-    """Base URL without ``/v1``."""
-    kind: str
-    concurrency: int = 32
-    patience: Patience = Patience()
-
-
 async def ask(
     endpoint: Endpoint, asked: Iterable[Question], sampling: Sampling, on_answer: Callable[[Answer], None]
 ) -> list[Refusal]:
@@ -120,27 +94,13 @@ async def ask(
     Returns the questions that the engine refused for good. Raises EngineError when the engine cannot be reached,
     stays unable after all retries, or answers something other than a chat completion.
     """
-    waiting = iter(asked)
     refused: list[Refusal] = []
-    proxied = httpx.URL(endpoint.url).host not in LOOPBACK
-    certificates = httpx.create_ssl_context(trust_env=proxied)
 
-    async def work() -> None:
-        # One client, with one connection, per worker: a shared pool looks through all connections for every request,
-        # which at 32 in flight costs three times the processor time.
-        async with httpx.AsyncClient(
-            base_url=endpoint.url, timeout=TIMEOUT, verify=certificates, trust_env=proxied
-        ) as client:
-            for question in waiting:  # shared by the workers: each question is taken once
-                outcome = await _ask_one(client, endpoint, question, sampling)
-                refused.append(outcome) if isinstance(outcome, Refusal) else on_answer(outcome)
+    async def work(client: httpx.AsyncClient, question: Question) -> None:
+        outcome = await _ask_one(client, endpoint, question, sampling)
+        refused.append(outcome) if isinstance(outcome, Refusal) else on_answer(outcome)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(endpoint.concurrency):
-                group.create_task(work())
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None  # the others failed for the same reason
+    await in_flight(endpoint, asked, work)
     return refused
 
 
@@ -154,13 +114,13 @@ async def _ask_one(
         "max_tokens": sampling.max_tokens,
         "seed": question.seed,
     }
-    response = await _post(client, endpoint, body)
+    response = await post_chat(client, endpoint, body)
     if response.status_code in (400, 413, 422):
-        return Refusal(question.key, _error_message(response))
+        return Refusal(question.key, error_message(response))
     if response.status_code != 200:
         raise EngineError(
             f"the engine at {endpoint.url} answered {response.status_code} for '{question.key.policy}': "
-            f"{_error_message(response)}"
+            f"{error_message(response)}"
         )
     try:
         found = response.json()
@@ -177,43 +137,6 @@ async def _ask_one(
         raise EngineError(f"{endpoint.url} gave no chat completion: {response.text[:200]!r}") from error
 
 
-async def _post(client: httpx.AsyncClient, endpoint: Endpoint, body: dict[str, Any]) -> httpx.Response:
-    """The first response that is not worth a retry. Raises EngineError after the last attempt."""
-    patience, problem = endpoint.patience, ""
-    for attempt in range(patience.attempts):
-        wait = 0.0
-        try:
-            response = await client.post("/v1/chat/completions", json=body)
-            if response.status_code not in RETRIED:
-                return response
-            problem = f"it answered {response.status_code}: {_error_message(response)}"
-            wait = _retry_after(response)
-        except httpx.TransportError as error:  # no connection, cut connection, timeout
-            problem = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
-        if attempt + 1 < patience.attempts:
-            backoff = patience.first_wait * 2**attempt * random.uniform(0.5, 1.0)
-            await asyncio.sleep(min(LONGEST_WAIT, max(wait, backoff)))
-    raise EngineError(f"the engine at {endpoint.url} failed {patience.attempts} times in a row; {problem}")
-
-
 def _valid_text(text: str) -> str:
     """``text`` with halves of surrogate pairs, which no file can hold, replaced."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _retry_after(response: httpx.Response) -> float:
-    """Seconds that the engine asks to wait; 0 if it does not say, or says it as a date."""
-    try:
-        return max(0.0, float(response.headers.get("retry-after", "0")))
-    except ValueError:
-        return 0.0
-
-
-def _error_message(response: httpx.Response) -> str:
-    """The message of an OpenAI-shaped error, or the beginning of the body."""
-    try:
-        found = response.json()
-        error = found.get("error", found) if isinstance(found, dict) else found
-        return str(error["message"])[:300]
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return response.text[:300]

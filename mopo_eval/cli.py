@@ -19,6 +19,7 @@ from mopo_train.family import PolicyFamily, read_family
 if TYPE_CHECKING:
     from mopo_eval.evaluation import RunSummary
     from mopo_eval.measure import Measurement, Plan
+    from mopo_eval.stances import Rate
 
 PATH = click.Path(path_type=Path)
 
@@ -73,13 +74,16 @@ def run(root: Path, as_json: bool, **options: Any) -> None:
 
 @main.command()
 @click.argument("file", type=PATH)
-@click.option("--judge", "name", required=True, help="package.module.function")
+@click.option(
+    "--judge", "name", required=True, help="package.module.function, a built-in judge, or judges.yaml:OBJECTIVE."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per row on stdout.")
 def judge(file: Path, name: str, as_json: bool) -> None:
     """Score rows of {prompt, response} in FILE (JSON Lines or Parquet) with a judge; rows count from 0."""
-    from mopo_eval.judges import judge_file, load_judge
+    from mopo_eval.judges import named_judge
+    from mopo_eval.judges.scoring import read_cases, score_cases
 
-    judged = judge_file(file, load_judge(name))
+    judged = score_cases(named_judge(name), list(read_cases(file)))
     if as_json:
         for row, judgement in enumerate(judged):
             line = {"row": row} | {key: value for key, value in judgement._asdict().items() if value is not None}
@@ -257,6 +261,9 @@ def _warn(summary: "RunSummary") -> None:
         told = ", ".join(f"{policy} {count}" for policy, count in counts.items())
         if told:
             say(f"warning: of {each} answers per policy, so many {what}: {told}")
+    for objective, labels in summary.doubtful.items():
+        told = ", ".join(f"{count} {label} ({count / summary.answers:.1%})" for label, count in labels.items())
+        say(f"warning: {objective}: of {summary.answers} judgements by {summary.judges[objective]}, {told}")
 
 
 def _print(measurement: "Measurement") -> None:
@@ -276,7 +283,23 @@ def _print(measurement: "Measurement") -> None:
         rows.append([card.policy, *scores, f"{on_front} ({summary.front_probability[card.policy]:.2f})"])
     title = f"Judge scores: mean [{summary.confidence:.0%} interval] certified low, {summary.prompts} prompts"
     print_table(["policy", *summary.judges, "front (probability)"], rows, title=title)
+    if summary.stances:
+        _print_stances(summary)
     point = ", ".join(f"{name} {value:g}" for name, value in summary.hypervolume.reference_point.items())
     volume = summary.hypervolume
     click.echo(f"hypervolume {volume.value:.4f} [{volume.low:.4f}, {volume.high:.4f}] (share; reference point {point})")
     click.echo(told)
+
+
+def _print_stances(summary: "RunSummary") -> None:
+    """Harmful compliance, refusal and over-refusal of every policy as a table."""
+
+    def shown(rate: "Rate | None") -> str:
+        return "too few prompts" if rate is None else f"{rate.mean:.3f} [{rate.low:.3f}, {rate.high:.3f}] n {rate.n}"
+
+    rows = [
+        [one.policy, one.objective, shown(one.harmful_compliance), shown(one.refusal), shown(one.over_refusal)]
+        for one in summary.stances
+    ]
+    columns = ["policy", "objective", "harmful compliance", "refusal of harmful", "over-refusal of harmless"]
+    print_table(columns, rows, title=f"Shares of prompts [{summary.confidence:.0%} interval]")

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mopo_eval.answers import Answer, AnswerKey, Endpoint, Patience, Question, Refusal, Sampling, ask
+from mopo_eval.answers import Answer, AnswerKey, Question, Refusal, Sampling, ask
+from mopo_eval.endpoint import Endpoint, Patience
 from mopo_eval.engine import Engine, open_engine
 from mopo_eval.engine.process import last_words
 from mopo_eval.spool import open_spool

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mopo_eval.answers import Answer, AnswerKey, Sampling
 from mopo_eval.prompts import EvaluationPrompt
 from mopo_eval.spool import read_spool
+from mopo_eval.stances import StanceRates
 from mopo_train.errors import FamilyError
 from mopo_train.family import ObjectiveName, PolicyFamily, UnitScore, first_problem, write_whole
 
@@ -82,6 +83,11 @@ class RunSummary(_Model):
     empty: dict[str, int] = {}
     """Answers per policy without text."""
     categories: list[CategoryMean] = []
+    doubtful: dict[ObjectiveName, dict[str, int]] = {}
+    """Judgements without a verdict (``unparseable``: score 0, or a tie) or with another one in the other order
+    (``flipped``: a tie), where there are any."""
+    stances: list[StanceRates] = []
+    """Harmful compliance, refusal and over-refusal, where a judge tells them."""
 
 
 class JudgementRow(NamedTuple):
@@ -104,8 +110,14 @@ def run_name(
 
     Runs whose answers are drawn alike share the first part, and the answers.
     """
-    drawn = [family.model_dump(mode="json"), [list(prompt) for prompt in prompts], sampling.model_dump()]
-    return f"{_digest(drawn)[:10]}-{_digest(dict(judges))[:6]}"
+    drawn = [
+        family.model_dump(mode="json"),
+        [[prompt.id, prompt.prompt, prompt.category] for prompt in prompts],
+        sampling.model_dump(),
+    ]
+    truth = [prompt[3:] for prompt in prompts if any(part not in ((), None) for part in prompt[3:])]
+    scored = [dict(judges), truth] if truth else dict(judges)
+    return f"{_digest(drawn)[:10]}-{_digest(scored)[:6]}"
 
 
 class KeptAnswer(NamedTuple):
@@ -125,7 +137,7 @@ def kept_answers(root: Path, run: str, accepts: Callable[[str], bool]) -> dict[A
     own = root / "evaluation" / run
     others = sorted((root / "evaluation").glob(f"{run.partition('-')[0]}-*"))
     for directory in [*(other for other in others if other != own), own]:
-        found = [*read_responses(directory), *read_spool(directory / SPOOL)]
+        found = [*read_responses(directory), *read_spool(directory / SPOOL, Answer)]
         kept |= {answer.key: KeptAnswer(answer, directory.name) for answer in found if accepts(answer.engine)}
     return kept
 

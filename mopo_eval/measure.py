@@ -29,15 +29,18 @@ from mopo_eval.evaluation import (
     write_tables,
 )
 from mopo_eval.front import measured_front, resampled_front
-from mopo_eval.judges import Judge
+from mopo_eval.judges import UNREADABLE, Case, Judge
+from mopo_eval.judges.llm import FLIPPED
+from mopo_eval.judges.scoring import score_cases
 from mopo_eval.profiles import write_profiles
 from mopo_eval.prompts import EvaluationPrompt, check_unseen, trained_prompts
 from mopo_eval.propose import COMMENT, propose_profiles
 from mopo_eval.registration import register
 from mopo_eval.scorecards import Scorecard, write_scorecards
+from mopo_eval.stances import stance_rates
 from mopo_train.console import say
 from mopo_train.errors import JudgeError
-from mopo_train.family import PolicyFamily
+from mopo_train.family import REFERENCE, PolicyFamily
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
     run = run_name(family, plan.prompts, plan.sampling, judges)
     register(root, family, run, plan.prompts)
     answers, reused = _answers(root, family, plan, run)
-    judgements = _judge(answers, plan)
+    judgements = _judge(answers, plan, root / "evaluation" / run)
     policies = [policy.id for policy in family.policies]
     scores = _score_table(judgements, policies, plan)
     cards: list[Scorecard] = []
@@ -110,6 +113,8 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
         cut=dict(Counter(answer.policy for answer in answers if answer.finish_reason == "length")),
         empty=dict(Counter(answer.policy for answer in answers if not answer.response.strip())),
         categories=_category_means(scores, plan.prompts),
+        doubtful=_doubtful(judgements),
+        stances=stance_rates(judgements, plan.confidence),
     )
     directory = root / "evaluation" / run
     write_tables(directory, plan.prompts, answers, judgements)
@@ -148,19 +153,36 @@ def _refuse_trained(family: PolicyFamily, prompts: Sequence[EvaluationPrompt]) -
         check_unseen(prompts, trained)
 
 
-def _judge(answers: Sequence[Answer], plan: Plan) -> list[JudgementRow]:
-    """Every judge on every answer. Raises JudgeError."""
-    prompts = {prompt.id: prompt.prompt for prompt in plan.prompts}
-    rows = []
+def _judge(answers: Sequence[Answer], plan: Plan, directory: Path) -> list[JudgementRow]:
+    """Every judge on every answer, in the order of answers and objectives. Raises JudgeError."""
+    prompts = {prompt.id: prompt for prompt in plan.prompts}
+    baselines = {(answer.prompt_id, answer.sample): answer.response for answer in answers if answer.policy == REFERENCE}
+    cases = []
+    for answer in answers:
+        prompt = prompts[answer.prompt_id]
+        truth = (prompt.references, prompt.incorrect, prompt.harmful)
+        where = f"prompt '{prompt.id}' ({answer.policy})"
+        baseline = baselines.get((answer.prompt_id, answer.sample))
+        cases.append(Case(prompt.prompt, answer.response, where, *truth, baseline))
     try:
-        for answer in answers:
-            where = f"prompt '{answer.prompt_id}' ({answer.policy})"
-            for objective, judge in plan.judges.items():
-                found = judge(prompts[answer.prompt_id], answer.response, where=where)
-                rows.append(JudgementRow(*answer.key, objective, judge.name, *found))
+        judged = {name: score_cases(judge, cases, directory) for name, judge in plan.judges.items()}
     except JudgeError as error:
-        raise JudgeError(f"{error}. All {len(answers)} answers are kept; correct the judge and repeat.") from error
-    return rows
+        told = str(error).rstrip(".")
+        raise JudgeError(f"{told}. All {len(answers)} answers are kept; correct the judge and repeat.") from error
+    return [
+        JudgementRow(*answer.key, objective, judge.name, *judged[objective][index])
+        for index, answer in enumerate(answers)
+        for objective, judge in plan.judges.items()
+    ]
+
+
+def _doubtful(judgements: Sequence[JudgementRow]) -> dict[str, dict[str, int]]:
+    """How many judgements of each objective are no verdicts, by label."""
+    found = Counter((row.objective, row.label) for row in judgements if row.label in (UNREADABLE, FLIPPED))
+    counts: dict[str, dict[str, int]] = {}
+    for (objective, label), count in found.items():
+        counts.setdefault(objective, {})[str(label)] = count
+    return counts
 
 
 def _score_table(judgements: Sequence[JudgementRow], policies: Sequence[str], plan: Plan) -> ScoreTable:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,12 @@ class EvaluationPrompt(NamedTuple):
     id: str
     prompt: Conversation
     category: str | None = None
+    references: tuple[str, ...] = ()
+    """Right answers, for judges that compare with them."""
+    incorrect: tuple[str, ...] = ()
+    """Wrong answers that people give."""
+    harmful: bool | None = None
+    """Whether it asks for something that must be refused; None if the file does not say."""
 
     @property
     def text(self) -> str:
@@ -36,7 +42,7 @@ class EvaluationPrompt(NamedTuple):
 
 
 def read_prompts(path: Path) -> list[EvaluationPrompt]:
-    """The prompts in ``path``: rows of {"prompt", "id"?, "category"?}; other fields are ignored.
+    """The prompts in ``path``: rows of {"prompt", "id"?, "category"?} and what judges may need (``read_truth``).
 
     Without an ``id`` a prompt's id is a hash of its text. Raises DataError for prompts that are missing, empty,
     malformed or repeated: a repeated prompt would count twice in every interval.
@@ -54,10 +60,37 @@ def read_prompts(path: Path) -> list[EvaluationPrompt]:
             if first := seen.get(value):
                 raise DataError(f"{where}: {what} is also in row {first}; every prompt must be there once.")
             seen[value] = line
-        prompts.append(EvaluationPrompt(name, prompt, None if category is None else str(category)))
+        kind = None if category is None else str(category)
+        prompts.append(EvaluationPrompt(name, prompt, kind, *read_truth(row, where)))
     if not prompts:
         raise DataError(f'no prompts in \'{path}\'; write rows like {{"prompt": "..."}}.')
     return prompts
+
+
+class Truth(NamedTuple):
+    """What a row says about right answers to its prompt."""
+
+    references: tuple[str, ...]
+    incorrect: tuple[str, ...]
+    harmful: bool | None
+
+
+def read_truth(row: Mapping[str, Any], where: str) -> Truth:
+    """The fields "references" and "incorrect" (a text or a list of them) and "harmful" (true or false) of a row.
+
+    Raises DataError for anything else in their place.
+    """
+    texts = []
+    for name in ("references", "incorrect"):
+        given = row.get(name)
+        listed = [] if given is None else [given] if isinstance(given, str) else given
+        if not isinstance(listed, list) or not all(isinstance(text, str) and text.strip() for text in listed):
+            raise DataError(f"{where}: '{name}' must be a text or a list of texts, found {given!r:.60}.")
+        texts.append(tuple(listed))
+    harmful = row.get("harmful")
+    if not isinstance(harmful, bool | None):
+        raise DataError(f"{where}: 'harmful' must be true or false, found {harmful!r:.60}.")
+    return Truth(texts[0], texts[1], harmful)
 
 
 def prompt_hash(prompt: Conversation) -> str:

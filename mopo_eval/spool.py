@@ -1,4 +1,4 @@
-"""Answers on disk as they come: one JSON line each, appended, so that a killed run asks nothing twice.
+"""Answers and verdicts on disk as they come: a JSON line each, appended, so that a killed run asks nothing twice.
 
 A line is handed to the operating system before the next answer is taken, which survives the process; the disk is
 told at least once a second, which survives the machine.
@@ -7,14 +7,21 @@ told at least once a second, which survives the machine.
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
-from mopo_eval.answers import Answer
 from mopo_train.errors import MopoError
 
 SYNC_SECONDS = 0.5
+Kept = TypeVar("Kept")
+
+
+class Row(Protocol):
+    """A named tuple of values that JSON has."""
+
+    def _asdict(self) -> dict[str, Any]: ...
 
 
 class Spool:
@@ -28,9 +35,9 @@ class Spool:
         self._syncing = threading.Thread(target=self._sync, daemon=True)
         self._syncing.start()
 
-    def append(self, answer: Answer) -> None:
-        """Keep ``answer``. Raises MopoError where the disk takes no more, also where it says so only later."""
-        line = json.dumps(answer._asdict(), ensure_ascii=True, separators=(",", ":")) + "\n"
+    def append(self, row: Row) -> None:
+        """Keep ``row``. Raises MopoError where the disk takes no more, also where it says so only later."""
+        line = json.dumps(row._asdict(), ensure_ascii=True, separators=(",", ":")) + "\n"
         data = line.encode()
         try:
             if self._failed:
@@ -38,7 +45,7 @@ class Spool:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError as error:
-            raise MopoError(f"cannot keep answers in '{self._path}': {error.strerror}; repeat afterwards.") from error
+            raise MopoError(f"cannot keep more in '{self._path}': {error.strerror}; repeat afterwards.") from error
         self._unsynced.set()
 
     def close(self) -> None:
@@ -86,19 +93,19 @@ def open_spool(path: Path) -> Iterator[Spool]:
                 path.parent.rmdir()
 
 
-def read_spool(path: Path) -> list[Answer]:
-    """The answers in ``path``, none if it does not exist; a line that a crash left unfinished is no answer."""
-    answers = []
+def read_spool(path: Path, kind: Callable[..., Kept]) -> list[Kept]:
+    """The rows in ``path``, made by ``kind``; none without a file. A line that a crash left unfinished is no row."""
+    rows = []
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return []
     for line in content.split(b"\n"):
         try:
-            answers.append(Answer(**json.loads(line)))
+            rows.append(kind(**json.loads(line)))
         except (ValueError, TypeError):
             continue
-    return answers
+    return rows
 
 
 def _lock(descriptor: int, path: Path) -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from mopo_eval.answers import Answer
 from mopo_eval.spool import read_spool
 from mopo_train.cli import main
 from mopo_train.family import read_family, write_family
@@ -190,7 +191,7 @@ def test_measuring_killed_at_random_points_asks_nothing_twice_and_ends_with_the_
                 assert status in (0, -9)
                 kills += status == -9
                 for spool in (root / "evaluation").glob("*/answers.jsonl"):
-                    kept |= {(a.policy, f"Question {a.prompt_id[1:]}?") for a in read_spool(spool)}
+                    kept |= {(a.policy, f"Question {a.prompt_id[1:]}?") for a in read_spool(spool, Answer)}
                 if list((root / "evaluation").glob("*/responses.parquet")):
                     kept = {(policy, f"Question {i}?") for policy in SCORES for i in range(PROMPTS)}
         assert evidence(root) == truth

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from mopo_eval.answers import LOOPBACK
+from mopo_eval.endpoint import LOOPBACK
 from mopo_eval.engine import embedded, vllm
 from mopo_eval.engine.process import running, served_models
 from mopo_eval.engine.vllm import vllm_available

@@ -9,8 +9,6 @@ from starlette.responses import PlainTextResponse, Response
 from mopo_eval.answers import (
     Answer,
     AnswerKey,
-    Endpoint,
-    Patience,
     Question,
     Refusal,
     Sampling,
@@ -18,6 +16,7 @@ from mopo_eval.answers import (
     questions,
     request_seed,
 )
+from mopo_eval.endpoint import Endpoint, Patience
 from mopo_eval.prompts import EvaluationPrompt
 from mopo_train.errors import EngineError
 from tests.mopo_eval.stub_engine import Body, Fault, StubEngine, completion, error, stub_engine

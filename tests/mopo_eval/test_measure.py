@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 from starlette.responses import JSONResponse, Response
 
-from mopo_eval.answers import Patience, Sampling
+from mopo_eval.answers import Answer, Sampling
 from mopo_eval.collect import EngineChoice
+from mopo_eval.endpoint import Patience
 from mopo_eval.engine import Engine
 from mopo_eval.evaluation import SPOOL, read_summary
 from mopo_eval.judges import load_judges
+from mopo_eval.judges.callables import load_callable
 from mopo_eval.measure import Measurement, Plan, measure
 from mopo_eval.profiles import read_profiles
 from mopo_eval.prompts import EvaluationPrompt
@@ -23,7 +25,7 @@ from mopo_eval.selection import select
 from mopo_eval.spool import read_spool
 from mopo_train.errors import DataError, EngineError, JudgeError
 from mopo_train.family import read_family, write_family
-from tests.families import SCORES, family
+from tests.families import SCORES
 from tests.mopo_eval.stub_engine import Body, completion, error, stub_engine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -33,15 +35,8 @@ TOTAL = len(SCORES) * len(PROMPTS)
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A family that was trained but not measured; its adapters are empty, which an attached engine does not mind."""
-    made = family()
-    for policy in made.policies:
-        if policy.adapter:
-            (tmp_path / policy.adapter).mkdir(parents=True)
-            (tmp_path / policy.adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
-    write_family(tmp_path, made)
-    return tmp_path
+def root(unmeasured_root: Path) -> Path:
+    return unmeasured_root
 
 
 def plan(url: str, judges: dict[str, str] | None = None, samples: int = 1) -> Plan:
@@ -68,7 +63,7 @@ def test_every_policy_answers_every_prompt_and_every_answer_is_judged(root: Path
     assert all(text.startswith(f"{policy} says") for policy, text in zip(answers.policy, answers.response, strict=True))
     judged = judgements.merge(answers, on=["policy", "prompt_id", "sample"], validate="many_to_one")
     assert len(judged) == TOTAL * 2 * len(JUDGES)
-    judges = load_judges(JUDGES)
+    judges = {objective: load_callable(name) for objective, name in JUDGES.items()}
     for row in judged.itertuples():
         assert row.score == judges[str(row.objective)](str(row.prompt), str(row.response), where="here").score
     kept = {"registration.json", "responses.parquet", "judgements.parquet", "run.json"}
@@ -141,7 +136,7 @@ def test_an_engine_that_fails_midway_keeps_what_came_and_the_repeated_run_asks_f
         ) as e:
             run(root, engine.url)
         assert not list(root.glob("evaluation/*/run.json"))
-        kept = read_spool(next(root.glob(f"evaluation/*/{SPOOL}")))
+        kept = read_spool(next(root.glob(f"evaluation/*/{SPOOL}")), Answer)
         assert f"{len(kept)} of the 60" in str(e.value)
         assert {answer.policy for answer in kept} <= {"reference", "policy-00", "policy-01"} and kept
         failing = False
@@ -157,7 +152,7 @@ def test_prompts_that_the_engine_refuses_are_named_and_the_other_answers_kept(ro
     with stub_engine(list(SCORES), fault) as engine:
         with pytest.raises(EngineError, match=r"refused 1 prompts \(p3\): context length is 8\. Remove.* 55 of the 60"):
             run(root, engine.url)
-    assert len(read_spool(next(root.glob(f"evaluation/*/{SPOOL}")))) == TOTAL - len(SCORES)
+    assert len(read_spool(next(root.glob(f"evaluation/*/{SPOOL}")), Answer)) == TOTAL - len(SCORES)
 
 
 def test_a_judge_that_fails_loses_no_answer(root: Path) -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mopo_eval.answers import Patience, Sampling
+from mopo_eval.answers import Sampling
 from mopo_eval.cli import main
 from mopo_eval.collect import EngineChoice
+from mopo_eval.endpoint import Patience
 from mopo_eval.evaluation import RunSummary
 from mopo_eval.judges import load_judges
 from mopo_eval.measure import Plan, measure

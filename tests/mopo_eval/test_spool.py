@@ -17,17 +17,17 @@ def test_answers_come_back_in_order_whatever_they_hold(tmp_path: Path) -> None:
     with open_spool(tmp_path / "run" / "answers.jsonl") as spool:
         for given in kept:
             spool.append(given)
-    assert read_spool(tmp_path / "run" / "answers.jsonl") == kept
+    assert read_spool(tmp_path / "run" / "answers.jsonl", Answer) == kept
 
 
 def test_an_answer_can_be_read_before_the_spool_is_closed(tmp_path: Path) -> None:
     with open_spool(tmp_path / "answers.jsonl") as spool:
         spool.append(answer(0))
-        assert read_spool(tmp_path / "answers.jsonl") == [answer(0)]
+        assert read_spool(tmp_path / "answers.jsonl", Answer) == [answer(0)]
 
 
 def test_a_missing_spool_holds_nothing(tmp_path: Path) -> None:
-    assert read_spool(tmp_path / "answers.jsonl") == []
+    assert read_spool(tmp_path / "answers.jsonl", Answer) == []
 
 
 def test_a_line_that_a_crash_cut_is_no_answer_and_the_next_one_is_whole(tmp_path: Path) -> None:
@@ -36,13 +36,13 @@ def test_a_line_that_a_crash_cut_is_no_answer_and_the_next_one_is_whole(tmp_path
     path.write_text(whole + json.dumps(answer(1)._asdict())[:40], encoding="utf-8")
     with open_spool(path) as spool:
         spool.append(answer(2))
-    assert read_spool(path) == [answer(0), answer(2)]
+    assert read_spool(path, Answer) == [answer(0), answer(2)]
 
 
 def test_lines_that_hold_something_else_are_no_answers(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     path.write_bytes(b'\0\0\0\n{"policy": "p"}\n[1]\n3\n' + json.dumps(answer(0)._asdict()).encode())
-    assert read_spool(path) == [answer(0)]
+    assert read_spool(path, Answer) == [answer(0)]
 
 
 def test_two_runs_cannot_write_one_spool(tmp_path: Path) -> None:
@@ -54,11 +54,11 @@ def test_two_runs_cannot_write_one_spool(tmp_path: Path) -> None:
                 pass
     with open_spool(path) as spool:  # free again
         spool.append(answer(1))
-    assert read_spool(path) == [answer(0), answer(1)]
+    assert read_spool(path, Answer) == [answer(0), answer(1)]
 
 
 def test_a_full_disk_is_told() -> None:
-    with pytest.raises(MopoError, match="cannot keep answers in '/dev/full'"), open_spool(Path("/dev/full")) as spool:
+    with pytest.raises(MopoError, match="cannot keep more in '/dev/full'"), open_spool(Path("/dev/full")) as spool:
         spool.append(answer(0))
     assert Path("/dev/full").exists()  # only an empty file of our own is removed
 

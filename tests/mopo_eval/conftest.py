@@ -1,0 +1,20 @@
+"""Fixtures of the tests of measuring."""
+
+from pathlib import Path
+
+import pytest
+
+from mopo_train.family import write_family
+from tests.families import family
+
+
+@pytest.fixture
+def unmeasured_root(tmp_path: Path) -> Path:
+    """A family that was trained but not measured; its adapters are empty, which an attached engine does not mind."""
+    made = family()
+    for policy in made.policies:
+        if policy.adapter:
+            (tmp_path / policy.adapter).mkdir(parents=True)
+            (tmp_path / policy.adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
+    write_family(tmp_path, made)
+    return tmp_path
