@@ -6,15 +6,18 @@ Helpfulness and safety of PKU-SafeRLHF's pairs; informative (as helpfulness) and
 that TruthfulQA's judges were trained on, paired within a question. Both are split by prompt. A small Llama is trained
 from scratch on the training responses, with the learning rate of the least loss on held-out responses after a short
 trial; then six policies by MOPO; then ``mopo-eval pairs`` on the held-out pairs of each source; then the family is
-served by ``mopo-serve`` and every policy is asked. Every step is one command of the suite and resumes; with ``--quick``
-all are tiny, to see them work.
+served by ``mopo-serve`` and every policy is asked. Every step is one command of the suite and resumes. With ``--quick``
+all are tiny, on the first rows of the files and without a choice of the learning rate, to see them work: the tests do.
 
 Fixed before the first run: seed 0 and, per objective, one question about held-out pairs: do policies that were planned
 to hold more of it rank more of its pairs rightly? Statistic: per prompt, the slope of a policy's accuracy on its
 planned data win rate over the six policies; test: signs of the prompts' slopes flipped at random (scipy, 9,999 flips,
-one sided), adjusted for the three objectives (Holm). Not part of the tests.
+one sided), adjusted for the three objectives (Holm).
 """
 
+import contextlib
+import gzip
+import io
 import json
 import os
 import socket
@@ -30,8 +33,10 @@ import httpx
 import numpy as np
 from scipy import stats
 
+from mopo_eval import cli as eval_cli
 from mopo_eval.differences import holm
 from mopo_eval.pairs import policy_log_ratios, ranked_right
+from mopo_train import cli as train_cli
 from mopo_train.console import print_table, say
 from mopo_train.family import PolicyFamily, read_family
 from mopo_train.policy.corpus import corpus_log_probabilities, encode_corpus
@@ -44,6 +49,7 @@ SOURCES = {
 }
 LEARNING_RATES = (1e-3, 2e-3, 4e-3)
 BIN = Path(sys.executable).parent
+COMMANDS = {"mopo-train": train_cli.main, "mopo-eval": eval_cli.main}
 SEED = "0"
 
 
@@ -58,10 +64,13 @@ class Size(NamedTuple):
     heads: int
     vocab_size: int
     max_length: int
+    rates: tuple[float, ...] = LEARNING_RATES
+    rows: int | None = None
+    """Of each source; None: all."""
 
 
 FULL = Size(3200, 200, 400, 320, 4, 5, 4096, 384)
-QUICK = Size(20, 5, 6, 64, 2, 2, 1024, 384)
+QUICK = Size(10, 5, 3, 64, 2, 2, 1024, 768, LEARNING_RATES[-1:], 80)
 
 
 @click.command()
@@ -75,7 +84,8 @@ def main(data: Path, out: Path, quick: bool, serve: bool) -> None:
     began = time.monotonic()
     for name, files in SOURCES.items():
         if not (out / name / "prompts.jsonl").exists():
-            command("mopo-train", "split", *[data / file for file in files], "--out", out / name, "--seed", SEED)
+            sources = first_rows([data / file for file in files], out / f"{name}-rows", size.rows)
+            command("mopo-train", "split", *sources, "--out", out / name, "--seed", SEED)
     train, heldout = ([out / name / f"{part}.jsonl" for name in SOURCES] for part in ("train", "heldout"))
     reference = trained_reference(train, heldout, out, size)
     family = out / "family"
@@ -85,9 +95,9 @@ def main(data: Path, out: Path, quick: bool, serve: bool) -> None:
     )  # fmt: skip
     say(f"trained after {time.monotonic() - began:.0f} s")
     for path in heldout:
-        (out / f"pairs-{path.parent.name}.json").write_text(command("mopo-eval", "pairs", family, path, "--json"))
-        click.echo(f"\n{path.parent.name}, held out")
-        click.echo(command("mopo-eval", "pairs", family, path))
+        found = command("mopo-eval", "pairs", family, path, "--json")
+        (out / f"pairs-{path.parent.name}.json").write_text(found)
+        print_pairs(json.loads(found), f"{path.parent.name}, held out: share of pairs ranked as labelled")
     trends(family, {path.parent.name: read_preferences([path], at_least=1) for path in heldout})
     if serve:
         asked(family)
@@ -95,12 +105,49 @@ def main(data: Path, out: Path, quick: bool, serve: bool) -> None:
 
 
 def command(*arguments: object) -> str:
-    """Run a command of the suite, its progress on stderr, and return its stdout. Ends the program if it fails."""
-    say("$ " + " ".join(map(str, arguments)))
-    done = subprocess.run([BIN / str(arguments[0]), *map(str, arguments[1:])], stdout=subprocess.PIPE, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
-    return done.stdout.decode()
+    """Run a command of the suite here, its progress on stderr, and return its stdout. Ends the program if it fails."""
+    name, *rest = map(str, arguments)
+    say("$ " + " ".join([name, *rest]))
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        status = COMMANDS[name].main(rest, prog_name=name, standalone_mode=False)
+    if status:
+        sys.exit(status)
+    return printed.getvalue()
+
+
+def first_rows(files: Sequence[Path], directory: Path, rows: int | None) -> Sequence[Path]:
+    """``files``, or copies of the first ``rows`` distinct questions in them."""
+    if rows is None:
+        return files
+    directory.mkdir(parents=True, exist_ok=True)
+    copies, chosen = [], set[str]()
+    for file in files:
+        copy = directory / file.name.removesuffix(".gz")
+        with gzip.open(file, "rt", encoding="utf-8") as lines, copy.open("w", encoding="utf-8") as kept:
+            for line in lines:
+                question = json.loads(line)["prompt"].partition("\nA:")[0]
+                if question in chosen or (file == files[0] and len(chosen) < rows):
+                    chosen.add(question)
+                    kept.write(line)
+        copies.append(copy)
+    return copies
+
+
+def print_pairs(found: dict[str, Any], title: str) -> None:
+    """The shares of ``mopo-eval pairs --json`` as a table."""
+    objectives = list(next(iter(found.values()), {}))
+    rows = [[policy, *(_share(scores[name]) for name in objectives)] for policy, scores in found.items()]
+    print_table(["policy", *objectives], rows, title=title)
+
+
+def _share(score: dict[str, Any]) -> str:
+    told = f"{score['accuracy']:.3f} [{score['low']:.3f}, {score['high']:.3f}], n = {score['n']}"
+    if "difference" not in score:
+        return told
+    difference = score["difference"]
+    ends = f"[{difference['low']:+.3f}, {difference['high']:+.3f}]"
+    return f"{told}; minus {difference['policy']} {difference['mean']:+.3f} {ends} p {difference['p_value']:.2g}"
 
 
 def trained_reference(train: Sequence[Path], heldout: Sequence[Path], out: Path, size: Size) -> Path:
@@ -109,8 +156,8 @@ def trained_reference(train: Sequence[Path], heldout: Sequence[Path], out: Path,
         "--hidden-size", size.hidden_size, "--layers", size.layers, "--heads", size.heads,
         "--vocab-size", size.vocab_size, "--max-length", size.max_length, "--seed", SEED,
     ]  # fmt: skip
-    losses = {}
-    for rate in LEARNING_RATES:
+    losses = {rate: 0.0 for rate in size.rates}
+    for rate in size.rates if len(size.rates) > 1 else ():
         trial = out / f"trial-{rate:g}"
         command(
             "mopo-train", "reference", *train, "--model", "scratch", "--out", trial, *shape,

@@ -19,7 +19,8 @@ from mopo_eval.differences import (
     prompts_to_separate_unpaired,
     unpaired_difference,
 )
-from mopo_eval.front import covered
+from mopo_eval.front import covered, sure_volume
+from mopo_eval.intervals import enough_for_bootstrap
 from mopo_eval.results import RunResults
 from mopo_train.errors import FamilyError
 from mopo_train.family import PolicyFamily
@@ -47,7 +48,7 @@ class PolicyDifference(NamedTuple):
 
 
 class Volume(NamedTuple):
-    """A hypervolume as a share of the box, with a percentile bootstrap interval over prompts."""
+    """A hypervolume as a share of the box, with an interval over prompts: by percentiles, wider for few prompts."""
 
     value: float
     low: float
@@ -181,6 +182,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         ],
         "hypervolume": {
             "reference_point": comparison.reference_point,
+            "ideal_point": dict.fromkeys(comparison.reference_point, 1.0),
             "first": comparison.volumes[0]._asdict(),
             "second": comparison.volumes[1]._asdict(),
             "difference": comparison.volume_difference._asdict(),
@@ -270,6 +272,10 @@ def _volumes(
         values.append(covered(side.mean(axis=2), point))
         drawn.append(np.array([covered(each, point) for each in means]))
     first, second = (_volume(value, some, confidence) for value, some in zip(values, drawn, strict=True))
+    if not all(any(enough_for_bootstrap(row) for row in side.reshape(-1, side.shape[2])) for side in both):
+        each = (1 + confidence) / 2
+        (a, b), (c, d) = (sure_volume(side, point, each) for side in both)
+        return (Volume(values[0], a, b), Volume(values[1], c, d)), Volume(values[1] - values[0], c - b, d - a)
     return (first, second), _volume(values[1] - values[0], drawn[1] - drawn[0], confidence)
 
 

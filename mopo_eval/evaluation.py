@@ -35,8 +35,10 @@ class Hypervolume(_Model):
     value: float
     """Share of the box from ``reference_point`` to 1 in every objective that some policy's means reach."""
     reference_point: dict[ObjectiveName, float]
+    ideal_point: dict[ObjectiveName, float] = {}
+    """The other corner of the box that normalises the volume: the best judge scores there are."""
     low: float = 0.0
-    """Percentile bootstrap over prompts, at the run's confidence."""
+    """Bootstrap over prompts, at the run's confidence; wider where they are too few for it."""
     high: float = 1.0
 
 

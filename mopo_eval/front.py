@@ -28,7 +28,7 @@ class ResampledFront(NamedTuple):
     probability: list[float]
     """(P,) share of resamples of the prompts in which a policy is on the front."""
     low: float
-    """Lower end of the percentile interval of the hypervolume."""
+    """Lower end of the hypervolume's interval."""
     high: float
 
 
@@ -63,17 +63,42 @@ def covered(means: "FloatArray", reference_point: Sequence[float]) -> float:
 
 
 def resampled_front(values: "FloatArray", reference_point: Sequence[float], confidence: float) -> ResampledFront:
-    """Bootstrap over the prompts, the same for all policies, of ``values`` (P policies, K objectives, N prompts)."""
+    """Bootstrap over the prompts, the same for all policies, of ``values`` (P policies, K objectives, N prompts).
+
+    The hypervolume's interval is the percentile one, or where resamples cannot show it, the ``sure_volume``.
+    """
     import moocore
     import numpy as np
 
     from mopo_eval.bootstrap import resampled_means
+    from mopo_eval.intervals import enough_for_bootstrap
 
     policies, objectives, prompts = values.shape
-    means = resampled_means(values.reshape(-1, prompts)).reshape(-1, policies, objectives)
+    rows = values.reshape(-1, prompts)
+    means = resampled_means(rows).reshape(-1, policies, objectives)
     means = means.round(12)  # sums of equal scores may be rounded differently, and would dominate each other
     on_front = np.mean([moocore.is_nondominated(each, maximise=True, keep_weakly=True) for each in means], axis=0)
+    if not any(enough_for_bootstrap(row) for row in rows):
+        return ResampledFront(on_front.tolist(), *sure_volume(values, reference_point, confidence))
     low, high = np.quantile(
         [covered(each, reference_point) for each in means], [(1 - confidence) / 2, (1 + confidence) / 2]
     )
     return ResampledFront(on_front.tolist(), float(low), float(high))
+
+
+def sure_volume(values: "FloatArray", reference_point: Sequence[float], confidence: float) -> tuple[float, float]:
+    """Interval for the hypervolume of the true means of ``values`` (P, K, N): wide, for few prompts or constant scores.
+
+    The volumes of the lower and of the upper ends of conservative intervals that hold for all means at once
+    (Bonferroni): a hypervolume only grows with its points. (0, 1) for a single prompt.
+    """
+    import numpy as np
+
+    from mopo_eval.intervals import intervals
+
+    policies, objectives, prompts = values.shape
+    if prompts < 2:
+        return 0.0, 1.0
+    each = 1 - (1 - confidence) / (policies * objectives)
+    ends = np.array(intervals(values.reshape(-1, prompts), each, conservative=True)).reshape(policies, objectives, 2)
+    return covered(ends[:, :, 0], reference_point), covered(ends[:, :, 1], reference_point)

@@ -92,7 +92,11 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
         likely = resampled_front(scores.values, list(front.reference_point.values()), plan.confidence)
         probability = dict(zip(policies, likely.probability, strict=True))
         volume = Hypervolume(
-            value=front.hypervolume, reference_point=front.reference_point, low=likely.low, high=likely.high
+            value=front.hypervolume,
+            reference_point=front.reference_point,
+            ideal_point=dict.fromkeys(front.reference_point, 1.0),
+            low=min(likely.low, front.hypervolume),
+            high=max(likely.high, front.hypervolume),
         )
     summary = RunSummary(
         run=run,

@@ -33,6 +33,8 @@ CURVE = 96
 LEVELS = {2: 14, 3: 7, 4: 5}
 """Values of each multiplier on the grid for fronts of three, four and five objectives; 3 for more."""
 MOST_CANDIDATES = 800
+MOST_OBJECTIVES = 12
+"""The exact hypervolume takes exponential time in the objectives."""
 
 
 Normaliser = Literal["prompt", "global"]
@@ -70,6 +72,11 @@ def propose(
         raise FloorError(f"policies = {policies}; ask for at least one")
     counts = rates.labelled.sum(axis=0)
     others = [name for k, name in enumerate(rates.objectives) if name != primary and counts[k] > 0]
+    if len(others) >= MOST_OBJECTIVES:
+        raise FloorError(
+            f"{len(others) + 1} objectives: points are proposed for at most {MOST_OBJECTIVES}. "
+            "Leave out data that label the others, or name floors for one point."
+        )
     check_problem(rates, primary, others, tau, epsilon)
     make = global_problem if normaliser == "global" else make_problem
     problem = make(rates, primary, others, tau)

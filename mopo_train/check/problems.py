@@ -24,6 +24,8 @@ POSITION, LENGTH = 0.02, 0.1
 """Distance from one half beyond which a bias is worth a warning."""
 AGREEING = 0.8
 """Rank correlation of two objectives from which on they ask for the same answers."""
+AGREEING_AT_LEAST = 0.5
+"""What the lower end of that correlation's interval must exceed."""
 EXAMPLES = 5
 """Rows named per problem."""
 
@@ -156,22 +158,33 @@ def relation_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
     """Pairs of objectives that agree, or that no prompt shows together."""
     for key, rows in document["labelled_on_both"].items():
         first, second = key.split("|")
-        if document["rank_correlation"][key] is None and not rows:
+        kind = relation(document, key)
+        if kind == "unseen":
             told = (
                 f"no prompt carries labels on both {first} and {second} that could be compared: their trade-off "
                 "cannot be seen in this data, each is learned on its own prompts."
             )
             yield Problem("no-overlap", 0, told, [])
-        elif agrees(document, key):
+        elif kind == "agree":
             yield Problem("objectives-agree", rows, _agreement(document, key), [])
 
 
-def agrees(document: Mapping[str, Any], key: str) -> bool:
-    """Whether two objectives ask for the same answers: by their win rates within prompts, else by their labels."""
+def relation(document: Mapping[str, Any], key: str) -> str:
+    """How two objectives relate: ``apart``, ``agree``, ``unknown`` for too little evidence, ``unseen`` for none.
+
+    By the win rates within prompts with their interval; by the labels of many comparisons where those have no order.
+    """
     correlation, share = document["rank_correlation"][key], document["conflict"].get(key)
     if correlation is not None:
-        return bool(correlation >= AGREEING)
-    return share is not None and bool(share <= (1 - AGREEING) / 2)  # one pair per prompt: correlation = 1 - 2 share
+        low, high = document["rank_correlation_interval"][key]
+        if high < AGREEING:
+            return "apart"
+        return "agree" if correlation >= AGREEING and low > AGREEING_AT_LEAST else "unknown"
+    if share is None:
+        return "unseen"
+    if document["labelled_on_both"][key] < FEW_PROMPTS:
+        return "unknown"
+    return "agree" if share <= (1 - AGREEING) / 2 else "apart"  # one pair per prompt: correlation = 1 - 2 share
 
 
 def _agreement(document: Mapping[str, Any], key: str) -> str:

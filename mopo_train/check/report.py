@@ -158,18 +158,17 @@ def verdict(document: Mapping[str, Any]) -> str:
 
 def _trades(document: Mapping[str, Any]) -> str:
     """Which objectives conflict."""
-    pulling: list[str] = []
-    agreeing: list[str] = []
-    unseen: list[str] = []
-    for key, rows in document["labelled_on_both"].items():
-        hidden = document["rank_correlation"][key] is None and not rows
-        kind = unseen if hidden else agreeing if problems.agrees(document, key) else pulling
-        kind.append(key.replace("|", " and "))
-    parts = [f"objectives that pull apart: {', '.join(pulling)}"] if pulling else []
-    parts += [f"that agree, so that floors will not bind: {', '.join(agreeing)}"] if agreeing else []
-    parts += [f"never seen on the same prompt: {', '.join(unseen)}"] if unseen else []
-    if not pulling:
-        parts.insert(0, "no two objectives were seen to pull apart")
+    kinds: dict[str, list[str]] = {}
+    for key in document["labelled_on_both"]:
+        kinds.setdefault(problems.relation(document, key), []).append(key.replace("|", " and "))
+    parts = [] if "apart" in kinds else ["no two objectives were seen to pull apart"]
+    for kind, words in (
+        ("apart", "objectives that pull apart"),
+        ("agree", "that agree, so that floors will not bind"),
+        ("unknown", "too little data to say whether they pull apart"),
+        ("unseen", "never seen on the same prompt"),
+    ):
+        parts += [f"{words}: {', '.join(kinds[kind])}"] if kind in kinds else []
     return f"; {'; '.join(parts)}."
 
 

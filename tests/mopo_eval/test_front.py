@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from mopo_eval.front import covered, measured_front, resampled_front
+from mopo_eval.front import covered, measured_front, resampled_front, sure_volume
 from mopo_eval.scorecards import ObjectiveScore, Scorecard
 from tests.families import OBJECTIVES, SCORES, estimate, scorecard
 
@@ -101,3 +101,22 @@ def test_the_hypervolume_of_one_policy_and_objective_varies_as_its_mean() -> Non
 def test_policies_with_equal_scores_are_always_on_the_front_together() -> None:
     scores = np.random.default_rng(2).random((1, 3, 50)).repeat(2, axis=0)
     assert resampled_front(scores, [0.0] * 3, 0.95).probability == [1.0, 1.0]
+
+
+def test_scores_without_spread_and_few_prompts_give_no_point() -> None:
+    low, high = sure_volume(np.ones((1, 1, 20)), [0.0], 0.95)
+    assert (low, high) == pytest.approx((0.025 ** (1 / 20), 1))  # Clopper and Pearson for 20 of 20
+    front = resampled_front(np.ones((2, 1, 20)), [0.0], 0.95)
+    assert (front.low, front.high) == pytest.approx((0.0125 ** (1 / 20), 1))  # for two means at once
+    few = resampled_front(np.random.default_rng(0).random((2, 2, 3)), [0.0, 0.0], 0.95)
+    assert few.low < 0.1 and few.high > 0.9
+    assert sure_volume(np.ones((1, 1, 1)), [0.0], 0.95) == (0, 1)
+
+
+def test_the_sure_volume_covers_the_true_one() -> None:
+    rng, truth, held = np.random.default_rng(3), np.array([[0.9, 0.3], [0.5, 0.6]]), 0
+    for _ in range(200):
+        values = (rng.random((2, 2, 8)) < truth[:, :, None]).astype(float)
+        low, high = sure_volume(values, [0.0, 0.0], 0.95)
+        held += low <= covered(truth, [0.0, 0.0]) <= high
+    assert held >= 190

@@ -108,3 +108,10 @@ def test_no_policies_at_all_cannot_be_proposed() -> None:
         propose(noisy(2, prompts=2), primary="a", policies=0, tau=0.15)
     with pytest.raises(FloorError, match="'speed'"):
         propose(noisy(2, prompts=2), primary="speed", policies=2, tau=0.15)
+
+
+def test_very_many_objectives_are_refused() -> None:
+    names = [f"o{k}" for k in range(13)]
+    rates = from_rates(names, np.random.default_rng(0).random((8, 13)), [0, 4, 8])
+    with pytest.raises(FloorError, match="13 objectives: points are proposed for at most 12"):
+        propose(rates, primary="o0", policies=4, tau=0.15)

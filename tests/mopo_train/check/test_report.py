@@ -86,6 +86,13 @@ def test_agreement_of_annotators_does_not_depend_on_which_response_comes_first(t
     assert -1 < first < 1
 
 
+def test_little_data_do_not_tell_whether_objectives_pull_apart(tmp_path: Path) -> None:
+    opposite = [row(f"Q{q}", "a", "b", {"helpfulness": 1, "safety": 0}) for q in range(40)]
+    told = [checked(write_rows(tmp_path / f"{n}.jsonl", opposite[:n]))["verdict"] for n in (1, 40)]
+    assert "too little data to say whether they pull apart: helpfulness and safety" in told[0]
+    assert "objectives that pull apart: helpfulness and safety" in told[1]
+
+
 def test_chosen_first_is_no_bias_of_annotators(tmp_path: Path) -> None:
     chosen = write_rows(
         tmp_path / "trl.jsonl", [{"prompt": f"Q{i}", "chosen": "x", "rejected": "y"} for i in range(99)]
