@@ -1,0 +1,140 @@
+"""Whether ``mopo-serve capacity`` predicts what a real engine does: measured throughput in, measured times out.
+
+    python -m benchmarks.capacity FAMILY --engine vllm [--load 0.6] [--requests 400]
+
+First the engine is asked with 1, 2, 4, ... requests in flight: that is the throughput which the simulation is fed with.
+Then requests come at random at ``--load`` of the most that it did, and the times that clients saw are held against the
+simulation of one replica. Both are repeated in turn, so that a machine which becomes slower meanwhile shows; run it
+alone. Lengths of answers are drawn from ``--tokens`` and below.
+"""
+
+import asyncio
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import httpx
+import numpy as np
+
+from mopo_eval.engine import Engine, open_engine
+from mopo_serve.capacity.plan import Demand, Effort, Point, measure
+from mopo_serve.capacity.throughput import FloatArray, Throughput
+from mopo_train.console import print_table, say
+from mopo_train.family import read_family
+
+IN_FLIGHT = (1, 2, 4, 8, 16, 32)
+QUANTILES = (0.5, 0.95, 0.99)
+SHORTEST = 8
+SLOTS = 256
+"""vLLM's ``--max-num-seqs``; far more than are ever in flight here."""
+
+
+class Answered(NamedTuple):
+    """One answer."""
+
+    seconds: float
+    tokens: int
+
+
+class Asking:
+    """Sends chats whose answers have random lengths."""
+
+    def __init__(self, client: httpx.AsyncClient, policies: list[str], longest: int, further: dict[str, bool]) -> None:
+        self._client, self._policies, self._further = client, policies, further
+        self._rng, self._longest = np.random.default_rng(0), longest
+
+    async def one(self, number: int) -> Answered:
+        """Ask once."""
+        body = {
+            "model": self._policies[number % len(self._policies)],
+            "messages": [{"role": "user", "content": f"What is known about number {number}?"}],
+            "max_tokens": int(self._rng.integers(SHORTEST, self._longest + 1)),
+            "temperature": 1.0,
+            **self._further,
+        }
+        started = time.perf_counter()
+        answer = await self._client.post("/v1/chat/completions", json=body)
+        answer.raise_for_status()
+        return Answered(time.perf_counter() - started, int(answer.json()["usage"]["completion_tokens"]))
+
+    async def closed(self, in_flight: int, requests: int) -> float:
+        """Tokens per second with ``in_flight`` requests at the same time, while all of them are there."""
+        started, ends, tokens = time.perf_counter(), list[float](), 0
+        waiting = iter(range(requests))
+
+        async def caller() -> None:
+            nonlocal tokens
+            for number in waiting:
+                answered = await self.one(number)
+                tokens += answered.tokens
+            ends.append(time.perf_counter())
+
+        await asyncio.gather(*(caller() for _ in range(in_flight)))
+        return tokens / (statistics.mean(ends) - started)
+
+    async def open(self, rate: float, requests: int) -> list[Answered]:
+        """Answers to requests that come at random, ``rate`` a second, whether others are done or not."""
+        asked = []
+        for number in range(requests):
+            await asyncio.sleep(float(self._rng.exponential(1 / rate)))
+            asked.append(asyncio.create_task(self.one(number)))
+        return list(await asyncio.gather(*asked))
+
+
+def predicted(rate: float, tokens: FloatArray, curve: Throughput, quantile: float, slots: int) -> Point:
+    """What one replica gives."""
+    return measure(Demand(rate, tokens, quantile, 1.0), curve, 1, slots, Effort(requests=4000, runs=5))
+
+
+async def run(engine: Engine, policies: list[str], *, load: float, requests: int, longest: int, rounds: int) -> None:
+    """Measure in turn, and print measured against predicted times."""
+    further = {"ignore_eos": True} if engine.kind == "vllm" else {}
+    curves, answers, rates = list[list[float]](), list[list[Answered]](), list[float]()
+    unbounded = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=engine.url, timeout=600, trust_env=False, limits=unbounded) as client:
+        asking = Asking(client, policies, longest, further)
+        await asking.closed(max(IN_FLIGHT), 2 * max(IN_FLIGHT))  # warm up
+        for turn in range(rounds):
+            curves.append([await asking.closed(number, max(24, 3 * number)) for number in IN_FLIGHT])
+            rate = load * max(curves[-1]) / ((SHORTEST + longest) / 2)
+            found = ", ".join(f"{at}: {each:.0f}" for at, each in zip(IN_FLIGHT, curves[-1], strict=True))
+            say(f"round {turn + 1}: tokens/s by requests in flight {found}; then {rate:.2f} requests/s")
+            answers.append(await asking.open(rate, requests))
+            rates.append(rate)
+    lengths = [np.array([each.tokens for each in found], dtype=float) for found in answers]
+    rows = []
+    for quantile in QUANTILES:
+        seen = [float(np.quantile([each.seconds for each in found], quantile)) for found in answers]
+        told = [
+            predicted(rate, tokens, Throughput(IN_FLIGHT, tuple(curve)), quantile, SLOTS).seconds
+            for rate, tokens, curve in zip(rates, lengths, curves, strict=True)
+        ]
+        ratios = [one / other for one, other in zip(told, seen, strict=True)]
+        rows.append((
+            f"p{100 * quantile:g}", f"{statistics.median(seen):.3f}", f"{statistics.median(told):.3f}",
+            " ".join(f"{ratio:.2f}" for ratio in ratios),
+        ))  # fmt: skip
+    print_table(("quantile", "measured s", "predicted s", "predicted / measured, per round"), rows)
+
+
+@click.command()
+@click.argument("family", type=click.Path(path_type=Path, exists=True))
+@click.option("--engine", default="auto", show_default=True)
+@click.option("--load", type=click.FloatRange(0.05, 0.95), default=0.6, show_default=True)
+@click.option("--requests", type=click.IntRange(min=50), default=300, show_default=True)
+@click.option("--tokens", "longest", type=click.IntRange(min=SHORTEST), default=64, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+def main(family: Path, engine: str, load: float, requests: int, longest: int, rounds: int) -> None:
+    """Measure one engine serving FAMILY, and what the simulation says of it."""
+    known = read_family(family)
+    with tempfile.TemporaryDirectory() as directory:
+        with open_engine(engine, family, known, log=Path(directory) / "engine.log") as opened:
+            policies = [policy.id for policy in known.policies]
+            asyncio.run(run(opened, policies, load=load, requests=requests, longest=longest, rounds=rounds))
+
+
+if __name__ == "__main__":
+    main()
