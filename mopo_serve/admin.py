@@ -71,7 +71,7 @@ class Admin:
 
     async def _stage(self, request: Request) -> Response:
         require(request.scope, "admin")
-        body = validated(RolloutBody, parse_body(await read_body(request.scope, request.receive, 1 << 16, 30.0)), "")
+        body = validated(RolloutBody, parse_body(await read_body(request.scope, request.receive, 1 << 16)), "")
         async with self._changing:
             deployment = self._deployment
             if deployment.candidate is not None and body.family is None and body.profiles is None:

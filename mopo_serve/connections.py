@@ -4,12 +4,17 @@ uvicorn bounds idle connections by itself; not those that send a head byte by by
 """
 
 import asyncio
+from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from mopo_serve.client import CONNECTION
 
 HEAD_SECONDS = 10.0
 """From a connection, or the first byte of a request, to the end of the request's head."""
 HEAD_BYTES = 64 * 1024
+BODY_SECONDS = 60.0
+"""From the end of the head to the end of the body; then the client is answered 408."""
 STALL_SECONDS = 60.0
 """How long a client may leave its answer unread while the gateway has more of it than fits into the buffers."""
 
@@ -17,31 +22,38 @@ STALL_SECONDS = 60.0
 class GuardedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with those bounds."""
 
-    _in_head = False
+    on_lost: Callable[[], None] | None = None
+    """Called when the connection ends; set by whoever answers the request."""
+    _in_head = _in_body = False
     _head_bytes = 0
-    _head_timer: asyncio.TimerHandle | None = None
+    _arrival_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the loop."""
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._cut)
+        self._arrival_timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
-        self._end_timers()
+        for timer in (self._arrival_timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
+        self._arrival_timer = self._stall_timer = None
         super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
 
     def data_received(self, data: bytes) -> None:
-        """Called by the loop."""
+        """Called by the loop. What comes in one piece, as most requests do, needs no timer."""
         super().data_received(data)
-        if not self._in_head:
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > HEAD_BYTES:
-            self._cut()
-        elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._cut)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self._answer(b"431 Request Header Fields Too Large", b"head_too_large", b"the head is too large")
+        if (self._in_head or self._in_body) and self._arrival_timer is None:
+            seconds = HEAD_SECONDS if self._in_head else BODY_SECONDS
+            self._arrival_timer = self.loop.call_later(seconds, self._too_slow)
 
     def on_message_begin(self) -> None:
         """Called by the parser."""
@@ -50,11 +62,16 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
-        self._in_head = False
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        self._in_head, self._in_body = False, True
+        self._arrived()
+        self.scope[CONNECTION] = self  # type: ignore[literal-required]
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        self._in_body = False
+        self._arrived()
+        super().on_message_complete()
 
     def pause_writing(self) -> None:
         """Called by the loop when the client reads more slowly than the answer comes."""
@@ -69,16 +86,34 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stall_timer = None
         super().resume_writing()
 
-    def _cut(self) -> None:
-        self._in_head = False
-        if not self.transport.is_closing():
-            self.transport.close()
+    def _arrived(self) -> None:
+        if self._arrival_timer is not None:
+            self._arrival_timer.cancel()
+            self._arrival_timer = None
+
+    def _too_slow(self) -> None:
+        self._arrival_timer = None
+        if self._in_body and self.cycle is not None and self.cycle.response_started:
+            self.transport.abort()  # it was answered already, without its body
+        elif self._in_head or self._in_body:
+            self._answer(b"408 Request Timeout", b"request_timeout", b"the request took too long to arrive")
+        else:
+            self.transport.close()  # nothing ever came
+
+    def _answer(self, status: bytes, code: bytes, message: bytes) -> None:
+        """Say what is wrong in OpenAI's shape, and end the connection."""
+        self._in_head = self._in_body = False
+        if self.transport.is_closing():
+            return
+        body = (
+            b'{"error": {"message": "%b", "type": "invalid_request_error", "param": null, "code": "%b"}}'
+            % (message, code)
+        )  # fmt: skip
+        self.transport.write(
+            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (status, len(body), body)
+        )
+        self.transport.close()
 
     def _abort(self) -> None:
         self.transport.abort()
-
-    def _end_timers(self) -> None:
-        for timer in (self._head_timer, self._stall_timer):
-            if timer is not None:
-                timer.cancel()
-        self._head_timer = self._stall_timer = None

@@ -50,6 +50,11 @@ class Replica:
         return self._clock() >= self._until and not self._trying
 
     @property
+    def well(self) -> bool:
+        """False from a pause on until it answers again."""
+        return not self._pauses
+
+    @property
     def wait(self) -> float:
         """Seconds until it may be tried again."""
         return max(0.0, self._until - self._clock()) if self._pauses else 0.0
@@ -91,7 +96,7 @@ class Replica:
             self._judge(False)
         if self._checks_failed >= HANG_CHECKS and self.outstanding:
             log.warning("engine %s hangs: giving up %d requests", self.name, self.outstanding)
-            await self.upstream.drop()
+            self.upstream.wire.drop()
 
 
 class Pool:

@@ -181,8 +181,7 @@ class Gateway:
         return {"id": name, "object": "model", "created": self.routing.created, "owned_by": "mopo"}
 
     async def _resolve(self, request: Request) -> Response:
-        limits = self._limits
-        body = parse_body(await read_body(request.scope, request.receive, limits.body_bytes, limits.body_seconds))
+        body = parse_body(await read_body(request.scope, request.receive, self._limits.body_bytes))
         routing, key = self.routing, request.scope[KEY]
         identity, profile = request.scope[IDENTITY], body.get("profile")
         if isinstance(profile, str) and profile in routing.profiles:

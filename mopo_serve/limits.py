@@ -83,5 +83,5 @@ class Usage:
 
 
 def _too_many(message: str, limit: str, seconds: float) -> ApiError:
-    wait = max(1, math.ceil(seconds))
+    wait = max(1, math.ceil(round(seconds, 3)))
     return ApiError(429, f"{message}; try again in {wait} s", code=f"{limit}_limit", retry_after=wait)

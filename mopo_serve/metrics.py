@@ -54,12 +54,12 @@ class GatewayMetrics:
 
     def follow(self, replicas: Sequence[Replica]) -> None:
         """Show the state of every replica."""
-        up = Gauge("mopo_engine_up", "1 while an engine is asked, 0 while it is left alone.", ("engine",),
+        up = Gauge("mopo_engine_up", "1, or 0 from a row of failures on until it answers again.", ("engine",),
                    registry=self.registry)  # fmt: skip
         waiting = Gauge("mopo_engine_outstanding", "Requests that an engine is answering.", ("engine",),
                         registry=self.registry)  # fmt: skip
         for replica in replicas:
-            up.labels(replica.name).set_function(_number(replica, lambda each: float(each.wait == 0)))
+            up.labels(replica.name).set_function(_number(replica, lambda each: float(each.well)))
             waiting.labels(replica.name).set_function(_number(replica, lambda each: float(each.outstanding)))
 
     def retried(self, engine: str) -> None:

@@ -6,10 +6,10 @@ only while nothing was sent to the client.
 """
 
 import logging
+import re
 import time
 from collections.abc import Sequence
 
-import aiohttp
 from starlette.types import Message, Receive, Scope, Send
 
 from mopo_serve.access import Access
@@ -26,15 +26,17 @@ from mopo_serve.requests import EngineRequest, engine_request, parse_body, reque
 from mopo_serve.routing import PINNED
 from mopo_serve.settings import Limits
 from mopo_serve.usage import EventStream, tokens_of
+from mopo_serve.wire import Connection, EngineGone, EngineSilent, EngineUnreachable
 
 ATTEMPTS = 2
 """Replicas that one request may be sent to; more would let one deadly request kill them all."""
-KEPT_HEADERS = ("cache-control", "content-type", "openai-processing-ms", "retry-after")
+KEPT_HEADERS = (b"cache-control", b"content-type", b"openai-processing-ms", b"retry-after")
 """Headers of the engine that reach the client; others may say where it runs."""
 TRACE_HEADERS = frozenset({b"traceparent", b"tracestate"})
 """Headers of the client that reach the engine."""
 PREFIX = 1024
 """Bytes of a prompt by which requests with a common beginning find the same replica."""
+PLAIN = re.compile(rb"[\x20-\x7e]{1,512}")
 log = logging.getLogger("mopo_serve")
 
 
@@ -87,19 +89,20 @@ class CompletionEndpoint:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
         """Read, decide, forward. Raises ApiError for everything that is not a success."""
-        raw = await read_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)
+        raw = await read_body(scope, receive, self.limits.body_bytes)
         begun = time.perf_counter()
         body = parse_body(raw)
         request = self._decide(scope, body, exchange)
-        headers = {"Content-Type": "application/json"}
-        for name, value in scope["headers"]:
-            if name in TRACE_HEADERS:
-                headers[name.decode("latin-1")] = value.decode("latin-1")
+        headers = b"".join(
+            name + b": " + value + b"\r\n"
+            for name, value in scope["headers"]
+            if name in TRACE_HEADERS and PLAIN.fullmatch(value)
+        )
         self.metrics.decided.observe(time.perf_counter() - begun)
         version = exchange.version
         version.in_flight += 1
         try:
-            with ClientWatch(receive):
+            with ClientWatch(scope, receive):
                 await self._forward(scope["path"], request, headers, send, exchange)
         finally:
             version.in_flight -= 1
@@ -120,9 +123,7 @@ class CompletionEndpoint:
         exchange.choice, exchange.profile, exchange.prompt = choice, choice.profile, request.prompt
         return request
 
-    async def _forward(
-        self, path: str, request: EngineRequest, headers: dict[str, str], send: Send, exchange: Exchange
-    ) -> None:
+    async def _forward(self, path: str, request: EngineRequest, headers: bytes, send: Send, exchange: Exchange) -> None:
         """Send ``request`` to a replica, or to another one while nothing was sent to the client."""
         assert exchange.choice is not None
         payload = request.body(exchange.version.engine_name(exchange.choice.policy))
@@ -145,25 +146,23 @@ class CompletionEndpoint:
             finally:
                 replica.end(failed=failed)
 
-    async def _attempt(
-        self, replica: Replica, path: str, payload: bytes, headers: dict[str, str], reply: "_Reply"
-    ) -> None:
+    async def _attempt(self, replica: Replica, path: str, payload: bytes, headers: bytes, reply: "_Reply") -> None:
         """Ask ``replica`` and pass its answer on. Raises ApiError."""
         try:
-            async with replica.upstream.post(path, payload, headers) as answer:
+            async with replica.upstream.wire.post(path, payload, headers) as answer:
                 if answer.status != 200:
-                    after = answer.headers.get("retry-after")
+                    after = answer.headers.get(b"retry-after", b"").decode("latin-1") or None
                     body = await answer.read()
                     raise engine_error(answer.status, body, address=replica.upstream.address, retry_after=after)
-                if answer.content_type == "text/event-stream":
+                if answer.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
                     await reply.stream(answer)
                 else:
                     await reply.whole(answer)
-        except aiohttp.ConnectionTimeoutError as error:
-            raise _elsewhere(unavailable("the engine cannot be reached")) from error
-        except TimeoutError as error:
+        except EngineUnreachable as error:
+            raise _elsewhere(unavailable("the engine cannot be reached; try again")) from error
+        except EngineSilent as error:
             raise ApiError(504, "the engine did not answer in time", code="engine_timeout") from error
-        except (aiohttp.ClientError, OSError) as error:
+        except EngineGone as error:
             raise _elsewhere(unavailable("the engine is down or closed the connection; try again")) from error
 
     async def _refuse(self, error: ApiError, send: Send, exchange: Exchange) -> None:
@@ -193,7 +192,7 @@ class _Reply:
         self._send, self._exchange, self._request, self._metrics = send, exchange, request, metrics
         self._asked = time.perf_counter()
 
-    async def whole(self, answer: aiohttp.ClientResponse) -> None:
+    async def whole(self, answer: Connection) -> None:
         """Send an answer that does not stream."""
         body = await answer.read()
         exchange = self._exchange
@@ -205,12 +204,12 @@ class _Reply:
         await self._send({"type": "http.response.body", "body": body})
         exchange.status = 200
 
-    async def stream(self, answer: aiohttp.ClientResponse) -> None:
+    async def stream(self, answer: Connection) -> None:
         """Send a stream's chunks as they come. The head waits for the first one, so that an early death is a 503."""
         exchange = self._exchange
         events = EventStream(hides_usage=self._request.hides_usage)
         try:
-            async for chunk in answer.content.iter_any():
+            async for chunk in answer.parts():
                 if data := events.feed(chunk):
                     await self._part(data, answer)
             if rest := events.rest():
@@ -222,7 +221,7 @@ class _Reply:
         exchange.status = 200
         await self._send({"type": "http.response.body", "body": b""})
 
-    async def _part(self, data: bytes, answer: aiohttp.ClientResponse) -> None:
+    async def _part(self, data: bytes, answer: Connection) -> None:
         exchange = self._exchange
         if not exchange.answering:
             now = time.perf_counter()
@@ -239,10 +238,10 @@ def head(status: int, headers: list[tuple[bytes, bytes]], exchange: Exchange) ->
     return {"type": "http.response.start", "status": status, "headers": headers + exchange.headers()}
 
 
-def kept_headers(answer: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
+def kept_headers(answer: Connection) -> list[tuple[bytes, bytes]]:
     """The engine's headers that the client may see."""
     found = answer.headers
-    return [(name.encode("ascii"), found[name].encode("latin-1")) for name in KEPT_HEADERS if name in found]
+    return [(name, found[name]) for name in KEPT_HEADERS if name in found]
 
 
 def length(body: bytes) -> tuple[bytes, bytes]:

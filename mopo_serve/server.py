@@ -6,7 +6,6 @@ supervisor (systemd, Kubernetes) starts them again. One that dies beside others 
 
 import asyncio
 import contextlib
-import importlib.util
 import ipaddress
 import logging
 import signal
@@ -17,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Literal
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -25,6 +23,7 @@ from starlette.types import ASGIApp
 
 from mopo_eval.engine import Engine
 from mopo_eval.engine.process import last_words
+from mopo_serve.connections import GuardedProtocol
 from mopo_serve.gateway import Gateway
 from mopo_serve.settings import Transport, connection_limit
 from mopo_train.console import say
@@ -120,7 +119,7 @@ def _config(gateway: Gateway, transport: Transport) -> uvicorn.Config:
         )  # fmt: skip
     config = uvicorn.Config(
         app,
-        http=_protocol(),
+        http=GuardedProtocol,
         ws="none",
         access_log=False,
         log_config=None,
@@ -141,15 +140,6 @@ def _config(gateway: Gateway, transport: Transport) -> uvicorn.Config:
             "files that belong together with --tls-cert and --tls-key."
         ) from error
     return config
-
-
-def _protocol() -> type[asyncio.Protocol] | Literal["auto"]:
-    """Bounded connections; uvicorn's own protocol where httptools does not exist (Windows)."""
-    if importlib.util.find_spec("httptools") is None:
-        return "auto"
-    from mopo_serve.connections import GuardedProtocol
-
-    return GuardedProtocol
 
 
 class DrainingServer(uvicorn.Server):

@@ -16,8 +16,6 @@ class Limits(NamedTuple):
     body_bytes: int = 2 * 1024 * 1024
     """Largest request body; longer ones are answered 413. While one is parsed, every other request waits, and a thread
     would not help: ``json`` holds the interpreter's lock."""
-    body_seconds: float = 30.0
-    """How long a client may take to send its body; then it is answered 408."""
     silence_seconds: float = 600.0
     """How long an engine may say nothing before the request is answered 504."""
     connect_seconds: float = 5.0

@@ -1,17 +1,15 @@
-"""One engine as the gateway reaches it: aiohttp's client, made in the loop that uses it."""
+"""One engine as the gateway reaches it: ``wire`` for completions, aiohttp's client for everything else."""
 
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from mopo_serve.wire import KEEP_ALIVE_SECONDS, WireClient
 from mopo_train.errors import EngineError
 
 HEALTH_SECONDS = 2.0
 LOAD_SECONDS = 120.0
-KEEP_ALIVE_SECONDS = 4.0
-"""Less than the 5 s after which uvicorn closes an idle connection, so that none is used while it closes."""
-NO_AUTOMATIC_HEADERS = ("User-Agent", "Accept", "Accept-Encoding")
 
 
 class Upstream:
@@ -20,25 +18,18 @@ class Upstream:
     def __init__(self, url: str, *, silence_seconds: float, connect_seconds: float) -> None:
         self.url = url.rstrip("/")
         self.address = urlsplit(self.url).netloc
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds, sock_read=silence_seconds)
+        self.wire = WireClient(self.url, silence_seconds=silence_seconds, connect_seconds=connect_seconds)
         self._session: aiohttp.ClientSession | None = None
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The open session; connections are kept, unlimited in number, and never follow proxies or cookies."""
+        """The open session, which never follows proxies or cookies."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
+                connector=aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=self._timeout,
-                auto_decompress=False,
-                skip_auto_headers=NO_AUTOMATIC_HEADERS,
             )
         return self._session
-
-    def post(self, path: str, body: bytes, headers: dict[str, str]) -> "aiohttp.client._RequestContextManager":
-        """Send ``body``; the answer is a context to read its bytes in. Leaving it early closes the connection."""
-        return self.session.post(self.url + path, data=body, headers=headers, allow_redirects=False)
 
     async def healthy(self) -> bool:
         """True if the engine says so: ``/health``, or its list of models where it has no such route."""
@@ -71,9 +62,7 @@ class Upstream:
     async def _ask(self, method: str, path: str, body: dict[str, str] | None) -> Any:
         timeout = aiohttp.ClientTimeout(total=LOAD_SECONDS)
         try:
-            asking = self.session.request(
-                method, self.url + path, json=body, timeout=timeout, allow_redirects=False, skip_auto_headers=()
-            )
+            asking = self.session.request(method, self.url + path, json=body, timeout=timeout, allow_redirects=False)
             async with asking as answer:
                 text = (await answer.read()).decode("utf-8", "replace")
                 if answer.status != 200:
@@ -83,10 +72,9 @@ class Upstream:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise EngineError(f"an engine cannot be asked for {path}: {type(error).__name__}") from error
 
-    async def drop(self) -> None:
+    async def close(self) -> None:
         """Close every connection, whatever is going on in it; new ones can be made."""
+        self.wire.drop()
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()
-
-    close = drop

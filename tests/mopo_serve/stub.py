@@ -40,6 +40,10 @@ class StubEngine:
         self.chunks = [event(0), event(1), b"data: [DONE]\n\n"]
         self.silent = False
         """Never answer; wait until the client leaves."""
+        self.sick = False
+        """Health checks fail."""
+        self.adapters: dict[str, str] = {}
+        """Path of each adapter that was loaded, by its name."""
         self.endless = False
         """After the chunks, wait until the client leaves."""
         self.hold: asyncio.Event | None = None
@@ -55,7 +59,7 @@ class StubEngine:
         if scope["type"] != "http":
             return
         if scope["path"] == "/health":
-            await self._answer(send, 200, b"")
+            await self._answer(send, 500 if self.sick else 200, b"")
             return
         raw = b""
         while True:
@@ -64,6 +68,14 @@ class StubEngine:
             if not message["more_body"]:
                 break
         body = json.loads(raw)
+        if scope["path"] == "/v1/load_lora_adapter":
+            self.adapters[body["lora_name"]] = body["lora_path"]
+            await self._answer(send, 200, b"loaded")
+            return
+        if scope["path"] == "/v1/unload_lora_adapter":
+            known = self.adapters.pop(body["lora_name"], None)
+            await self._answer(send, 404 if known is None else 200, b"unloaded")
+            return
         self.asked.append(body)
         self.headers_seen.append({name.decode(): value.decode() for name, value in scope["headers"]})
         self.reached.set()
