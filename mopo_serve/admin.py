@@ -122,7 +122,14 @@ class Admin:
         except MopoError as error:
             raise ApiError(409, f"nothing was changed: {error}", code="not_released") from error
 
+    async def close(self) -> None:
+        """Stop waiting for old versions to be done."""
+        for task in list(self._retiring):
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+
     def _retire(self, old: Version) -> None:
+        old.retired = True
         live = [version for version in (self._deployment.stable, self._deployment.candidate) if version is not None]
         task = asyncio.get_running_loop().create_task(self._releases.retire(self._pool, old, live))
         self._retiring.add(task)

@@ -141,6 +141,8 @@ def run(  # noqa: PLR0913 - one parameter per option
         )  # fmt: skip
         if trail is not None:
             trail.follow(gateway.deployment, access, gateway.metrics.registry)
+            if gateway.admin is not None:
+                gateway.admin.feedback = trail.opinions
         started = [log for log, engine in zip(logs, running, strict=True) if engine.pid is not None]
         url = url_of(bound, tls=tls_cert is not None)
         kinds = ", ".join(dict.fromkeys(engine.kind for engine in running))

@@ -125,3 +125,20 @@ def suspensions(evidence: Evidence, promises: Mapping[str, Promise], rule: Rule)
         for profile, promise in promises.items()
     }
     return {profile: findings for profile, findings in found.items() if findings}
+
+
+def opinions(store: AuditStore, family: str, confidence: float = 0.95) -> dict[str, dict[str, float]]:
+    """What people's scores say of the answers of one version (the ``family`` of its decisions), per objective.
+
+    ``n``, ``mean`` and the ends of an interval that may be looked at at any time. Blocks. Raises StoreUnavailable.
+    """
+    query = select(FEEDBACK.c.objective, FEEDBACK.c.value).where(FEEDBACK.c.family == family, FEEDBACK.c.against == "")
+    values: dict[str, list[float]] = defaultdict(list)
+    with store.reading() as connection:
+        for objective, value in connection.execute(query.order_by(FEEDBACK.c.seq)):
+            values[objective].append(float(value))
+    found = {}
+    for objective, each in sorted(values.items()):
+        interval = bounds(np.array(each), confidence)
+        found[objective] = {"n": len(each), "mean": sum(each) / len(each), "low": interval.low, "high": interval.high}
+    return found

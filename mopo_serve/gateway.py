@@ -95,6 +95,8 @@ class Gateway:
 
     async def close(self) -> None:
         """Close the connections to the engines."""
+        if self.admin is not None:
+            await self.admin.close()
         await self.pool.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

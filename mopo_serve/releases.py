@@ -5,6 +5,7 @@ and an adapter that changed gets a new name, because vLLM keeps the cached prefi
 """
 
 import asyncio
+import filecmp
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ from mopo_serve.deployment import Version
 from mopo_serve.engines import Pool
 from mopo_serve.routing import Routing, read_routing
 from mopo_train.errors import EngineError, FamilyError
-from mopo_train.family import base_model_path
+from mopo_train.family import base_model_path, read_family
 
 POLL_SECONDS = 0.5
 log = logging.getLogger("mopo_serve")
@@ -43,7 +44,9 @@ class Releases:
         table = profiles or (self.profiles if root is None else None)
         routing = await asyncio.to_thread(read_routing, place, table)
         wanted = await asyncio.to_thread(adapter_fingerprints, place, routing)
-        if base_model_path(place, routing.family) != base_model_path(self.root, (await self._own()).family):
+        own = await asyncio.to_thread(read_family, self.root)
+        bases = base_model_path(place, routing.family), base_model_path(self.root, own)
+        if not await asyncio.to_thread(same_model, *bases):
             raise FamilyError(
                 f"the family in '{place}' has another base model than the one being served; start a gateway of its own."
             )
@@ -58,7 +61,6 @@ class Releases:
 
     async def retire(self, pool: Pool, old: Version, live: Iterable[Version]) -> None:
         """When the last request of ``old`` is done, unload the adapters that no ``live`` version uses."""
-        old.retired = True
         while old.in_flight:
             await asyncio.sleep(POLL_SECONDS)
         needed = {version.engine_name(policy) for version in live for policy in version.routing.cards}
@@ -104,9 +106,6 @@ class Releases:
             )
         return found
 
-    async def _own(self) -> Routing:
-        return await asyncio.to_thread(read_routing, self.root, self.profiles)
-
 
 def version_of(routing: Routing, root: Path, profiles: Path | None, names: Mapping[str, str]) -> Version:
     """``routing`` as it goes live, with a fingerprint of everything that decides."""
@@ -115,6 +114,17 @@ def version_of(routing: Routing, root: Path, profiles: Path | None, names: Mappi
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return Version(routing, names, f"{routing.identity}+{digest.hexdigest()[:8]}")
+
+
+def same_model(one: str, other: str) -> bool:
+    """True if two base models are one: the same place or hub name, or directories with the same files, byte for byte."""
+    if one == other:
+        return True
+    first, second = Path(one), Path(other)
+    if not (first.is_dir() and second.is_dir()):
+        return False
+    names = [sorted(path.name for path in place.iterdir() if path.is_file()) for place in (first, second)]
+    return names[0] == names[1] and not any(filecmp.cmpfiles(first, second, names[0], shallow=False)[1:])
 
 
 def adapter_fingerprints(root: Path, routing: Routing) -> dict[str, str]:

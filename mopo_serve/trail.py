@@ -20,7 +20,7 @@ from mopo_serve.audit.writer import AuditWriter, NotWritten
 from mopo_serve.client import read_body
 from mopo_serve.decisions import NOBODY, Decision
 from mopo_serve.deployment import Deployment
-from mopo_serve.evidence import Rule
+from mopo_serve.evidence import Rule, opinions
 from mopo_serve.feedback import FeedbackBody, Outcome, check, give
 from mopo_serve.floor_watch import FloorWatch
 from mopo_serve.keys import ApiKey
@@ -29,7 +29,6 @@ from mopo_serve.requests import encode, parse_body, validated
 
 LARGEST_FEEDBACK = 64 * 1024
 """Bytes of a feedback's body."""
-BODY_SECONDS = 30.0
 WATCH_SECONDS = 2.0
 """Between two looks at what people said, by whichever gateway they said it to."""
 log = logging.getLogger("mopo_serve")
@@ -101,6 +100,14 @@ class Trail:
             except StoreUnavailable as error:
                 log.warning("live floors stay as they are: %s", error)
 
+    async def opinions(self, family: str) -> dict[str, dict[str, float]]:
+        """What people say of one version, for the comparison of a rollout; nothing while the store is away."""
+        try:
+            return await asyncio.to_thread(opinions, self.store, family)
+        except StoreUnavailable as error:
+            log.warning("a rollout is compared without feedback: %s", error)
+            return {}
+
     async def _look_again(self) -> None:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
@@ -110,7 +117,7 @@ class Trail:
         key: ApiKey | None = request.scope[KEY]
         use = self._access.admit(key)
         try:
-            raw = parse_body(await read_body(request.scope, request.receive, LARGEST_FEEDBACK, BODY_SECONDS))
+            raw = parse_body(await read_body(request.scope, request.receive, LARGEST_FEEDBACK))
             encode(raw)  # names the place of text that is no Unicode
             body = validated(FeedbackBody, raw, "")
             check(body, self._objectives())

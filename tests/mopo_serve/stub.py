@@ -42,6 +42,8 @@ class StubEngine:
         """Never answer; wait until the client leaves."""
         self.sick = False
         """Health checks fail."""
+        self.loads = True
+        """Adapters can be loaded."""
         self.adapters: dict[str, str] = {}
         """Path of each adapter that was loaded, by its name."""
         self.endless = False
@@ -68,6 +70,9 @@ class StubEngine:
             if not message["more_body"]:
                 break
         body = json.loads(raw)
+        if scope["path"].endswith("load_lora_adapter") and not self.loads:
+            await self._answer(send, 404, b"no such route")
+            return
         if scope["path"] == "/v1/load_lora_adapter":
             self.adapters[body["lora_name"]] = body["lora_path"]
             await self._answer(send, 200, b"loaded")
