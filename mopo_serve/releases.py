@@ -117,7 +117,7 @@ def version_of(routing: Routing, root: Path, profiles: Path | None, names: Mappi
 
 
 def same_model(one: str, other: str) -> bool:
-    """True if two base models are one: the same place or hub name, or directories with the same files, byte for byte."""
+    """True if two base models are one: the same place or hub name, or directories of the same files, byte for byte."""
     if one == other:
         return True
     first, second = Path(one), Path(other)
