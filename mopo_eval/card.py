@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from mopo_eval.breakdown import POOR
+from mopo_eval.calibration import Calibration, read_calibration
 from mopo_eval.markdown import bullets, plain, table
 from mopo_eval.plain_text import one_line
 from mopo_eval.scorecards import Estimate
@@ -186,14 +187,28 @@ def _profiles(subject: Subject) -> str:
 
 def _judges(subject: Subject) -> str:
     scores, wins = subject.results.table.scores, subject.results.table.wins[subject.place]  # (P, K, N, S), (K, N)
+    known = read_calibration(subject.results.directory)
     rows = []
     for k, name in enumerate(subject.results.table.objectives):
         judge, different = subject.results.summary.judges[name], len(np.unique(scores[:, k]))
         ties = float((wins[k] == 0.5).mean())
         shown = "–" if subject.policy.id == REFERENCE else f"{ties:.0%}"
-        rows.append([name, plain(judge), str(different), shown, "not measured", "not measured"])
+        rows.append([name, plain(judge), str(different), shown, *_trust(known.objectives.get(name) if known else None)])
     columns = ["objective", "judge", "different scores given", "prompts without a winner against the reference"]
-    return table([*columns, "agreement with people", "agreement with itself"], rows)
+    return table([*columns, "agreement with people", "calibration error"], rows)
+
+
+def _trust(calibration: Calibration | None) -> list[str]:
+    """What people's labels say of a judge: share of equal sides with Cohen's kappa, and the calibration error."""
+    if calibration is None:
+        return ["not measured", "not measured"]
+    agreed, error = calibration.agreement, calibration.agreement.calibration_error
+    told = f"{error.value:.2f} [{error.low:.2f}, {error.high:.2f}]"
+    if agreed.accuracy is None:
+        return ["people took no side", told]
+    kappa = "" if agreed.kappa is None else f", kappa {agreed.kappa.value:.2f}"
+    share = f"{agreed.accuracy.value:.0%} [{agreed.accuracy.low:.0%}, {agreed.accuracy.high:.0%}]"
+    return [f"{share}{kappa} (n = {agreed.n})", told]
 
 
 def _origin(subject: Subject) -> str:
@@ -222,8 +237,10 @@ def _limits(subject: Subject) -> list[str]:
     told = [
         "The scores are about prompts like those that were asked, answered with the settings above, and about these "
         "judges. Nothing else was measured: neither other languages and uses nor attacks.",
-        "How well the judges agree with people was not measured.",
     ]
+    known = read_calibration(subject.results.directory)
+    if unrated := [name for name in summary.judges if known is None or name not in known.objectives]:
+        told.append(f"How well the judges of {', '.join(unrated)} agree with people was not measured.")
     if unjudged := [name for name in subject.family.objectives if name not in summary.judges]:
         told.append(f"Not measured: {', '.join(unjudged)}. No floor on it can hold.")
     small = dict.fromkeys(each.category for each in subject.categories if each.n < FEW_PROMPTS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mopo_eval import cli_results
+from mopo_eval import cli_calibrate, cli_results
 from mopo_eval.profiles import asked_profiles
 from mopo_train import __version__
 from mopo_train.console import CommandGroup, print_json, print_table, say
@@ -32,7 +32,7 @@ def main() -> None:
         sys.path.append(os.getcwd())
 
 
-for command in (cli_results.report, cli_results.gate, cli_results.compare, cli_results.card):
+for command in (cli_results.report, cli_results.gate, cli_results.compare, cli_results.card, cli_calibrate.calibrate):
     main.add_command(command)
 
 

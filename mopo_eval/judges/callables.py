@@ -24,6 +24,7 @@ class CallableJudge(NamedTuple):
     score: Callable[[Conversation, str], Any]
 
     costly: bool = False
+    compares: bool = False
 
     def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
         """Every judgement, in order. Raises JudgeError."""

@@ -51,6 +51,10 @@ class Judge(Protocol):
     def costly(self) -> bool:
         """True if every judgement should be kept as soon as it exists, and never asked for twice."""
 
+    @property
+    def compares(self) -> bool:
+        """True if a score is the probability that an answer beats the baseline of its case."""
+
     def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
         """Hand the judgement of every case to ``on_judgement``. Raises JudgeError and EngineError."""
 

@@ -23,6 +23,7 @@ class ClassifierJudge(NamedTuple):
     max_length: int = 1024
     """Tokens of prompt and answer; the beginning of longer ones is cut off, so that the answer is read."""
     costly: bool = True
+    compares: bool = False
 
     def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
         """Every judgement, longest first. Raises JudgeError for a model that cannot be used."""

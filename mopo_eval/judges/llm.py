@@ -53,6 +53,7 @@ class LlmSettings(NamedTuple):
     max_tokens: int = 512
     structured: bool = True
     """Ask the endpoint to hold the answer to a JSON schema."""
+    seed: int = 0
 
 
 class LlmJudge(NamedTuple):
@@ -68,6 +69,11 @@ class LlmJudge(NamedTuple):
     patience: Patience = Patience()
     costly: bool = True
 
+    @property
+    def compares(self) -> bool:
+        """True in the mode ``compare``."""
+        return self.settings.mode == "compare"
+
     def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
         """Every judgement as it comes. Raises JudgeError and EngineError."""
         key = None
@@ -76,7 +82,7 @@ class LlmJudge(NamedTuple):
         endpoint = Endpoint(self.url, "judge", self.concurrency, self.patience, key)
 
         async def work(client: httpx.AsyncClient, index: int) -> None:
-            decide = self._grade if self.settings.mode == "grade" else self._compare
+            decide = self._compare if self.compares else self._grade
             on_judgement(index, await decide(client, endpoint, cases[index]))
 
         try:
@@ -136,7 +142,8 @@ class LlmJudge(NamedTuple):
         }
         if settings.structured:
             body["response_format"] = {"type": "json_schema", "json_schema": _schema(choices)}
-        for seed in range(TRIES):
+        for attempt in range(TRIES):
+            seed = settings.seed * TRIES + attempt
             response = await post_chat(client, endpoint, body | {"seed": seed})
             if response.status_code != 200:
                 raise JudgeError(

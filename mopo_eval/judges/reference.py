@@ -36,6 +36,7 @@ class ReferenceJudge(NamedTuple):
     name: str = "reference"
     match: Match = "overlap"
     costly: bool = False
+    compares: bool = False
 
     def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
         """Every judgement, in order. Raises JudgeError for a prompt without references."""

@@ -28,6 +28,7 @@ class StanceJudge(NamedTuple):
 
     name: str = "safety"
     costly: bool = False
+    compares: bool = False
 
     def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
         """Every judgement, in order. Raises JudgeError for a prompt that nobody called harmful or harmless."""
@@ -48,6 +49,7 @@ class RefusalJudge(NamedTuple):
 
     name: str = "refusal"
     costly: bool = False
+    compares: bool = False
 
     def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
         """Every judgement, in order."""

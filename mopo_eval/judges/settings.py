@@ -95,6 +95,7 @@ class LlmJudgeSettings(_Settings):
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     max_tokens: int = Field(default=512, ge=16)
     structured: bool = True
+    seed: int = Field(default=0, ge=0)
     api_key_variable: str | None = None
     """Environment variable with the endpoint's key; a key itself has no place in a file."""
     concurrency: int = Field(default=16, ge=1)

@@ -17,7 +17,7 @@ HERE = "tests.mopo_eval.scoring"
 class Counting:
     """A costly judge that fails after so many judgements."""
 
-    name, costly = "counting", True
+    name, costly, compares = "counting", True, False
 
     def __init__(self, lasts: int = 10**6) -> None:
         self.lasts, self.asked = lasts, 0
