@@ -13,6 +13,9 @@ INTERPOLATE = "Members between neighbours; profiles select one only if measured 
 KL_PROMPTS = "Prompts that each policy answers to measure its divergence; 0: not measured."
 GLOBAL = "Of density ratios; 'global' is the paper's Eq. 3, to compare with."
 INDEPENDENT = "Labellers erred on each objective by itself (not the same person in a hurry): sharper lower bounds."
+SOURCES = ["labels", "preference-model"]
+CROSS_FIT = "Beside the labels' values, a preference model's.  [default: where labels are few and it takes seconds]"
+ENCODER = "Directory or hub name for the preference model.  [default: a small one from scratch]"
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -144,6 +147,8 @@ def reference(sources: tuple[str, ...], model: str, out: Path, **options: Any) -
 @click.option("--step", default="pairwise", show_default=True, type=click.Choice(["pairwise", "weighted-bc"]))
 @click.option("--tau", default=0.15, show_default=True, type=FiniteRange(min=0, min_open=True), help="KL weight.")
 @click.option("--epsilon", type=FiniteRange(min=0), help="Radius of the robust floors.  [default: by prompts]")
+@click.option("--source", default="labels", show_default=True, type=click.Choice(SOURCES), help="Of win rates.")
+@click.option("--encoder", metavar="MODEL", help=ENCODER)
 @click.option("--variant", default="lagrangian", show_default=True, type=click.Choice(["lagrangian", "log-barrier"]))
 @click.option("--normaliser", default="prompt", show_default=True, type=click.Choice(["prompt", "global"]), help=GLOBAL)
 @click.option("--independent-labels", is_flag=True, help=INDEPENDENT)
@@ -236,7 +241,9 @@ def _value(number: float | None) -> str:
 @click.option("--variant", default="lagrangian", show_default=True, type=click.Choice(["lagrangian", "log-barrier"]))
 @click.option("--normaliser", default="prompt", show_default=True, type=click.Choice(["prompt", "global"]), help=GLOBAL)
 @click.option("--independent-labels", is_flag=True, help=INDEPENDENT)
-@click.option("--source", default="labels", show_default=True, type=click.Choice(["labels"]), help="Of win rates.")
+@click.option("--source", default="labels", show_default=True, type=click.Choice(SOURCES), help="Of win rates.")
+@click.option("--cross-fit/--no-cross-fit", default=None, help=CROSS_FIT)
+@click.option("--encoder", metavar="MODEL", help=ENCODER)
 @click.option("--out", type=click.Path(path_type=Path), help="Directory for plan.json and plan.html.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(sources: tuple[str, ...], floors: tuple[str, ...], out: Path | None, as_json: bool, **options: Any) -> None:
@@ -248,7 +255,6 @@ def plan(sources: tuple[str, ...], floors: tuple[str, ...], out: Path | None, as
     from mopo_train.plan import PlanRequest, check_out, make_plan, plan_table, write_plan
     from mopo_train.preferences import read_preferences
 
-    options.pop("source")
     if out is not None:
         check_out(out)
     data = read_preferences(sources)

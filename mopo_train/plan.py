@@ -6,7 +6,7 @@ it can be trusted. Every value is a data win rate. Pictures are drawn in `pictur
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -17,14 +17,18 @@ from mopo_train.family import write_whole
 from mopo_train.formulation import Formulation, Variant, propose_points, solve_floors
 from mopo_train.front import Normaliser
 from mopo_train.optimism import with_bounds
+from mopo_train.preference_model.planning import TRUSTED_COMPARISONS, advice, fit_view, fits_by_itself, tell_cost
+from mopo_train.preference_model.settings import FitSettings
 from mopo_train.robust import radii
 from mopo_train.winrates import WinRates, comparisons_per_response, win_rates
 
 if TYPE_CHECKING:
+    from mopo_train.preference_model.view import ModelView
     from mopo_train.preferences import PreferenceData
 
-TRUSTED_COMPARISONS = 5
-"""Labelled comparisons per response below which label noise makes predictions visibly optimistic."""
+Source = Literal["labels", "preference-model"]
+"""Where win rates come from."""
+
 LOW_ESS = 0.03
 """Warn where a point keeps less than this share of the way from one response per prompt to all of them."""
 
@@ -43,6 +47,11 @@ class PlanRequest(NamedTuple):
     normaliser: Normaliser = "prompt"
     independent_labels: bool = False
     """Whoever labelled erred on one objective without regard to the others (`optimism`): sharper lower bounds."""
+    source: Source = "labels"
+    cross_fit: bool | None = None
+    """Show beside the labels' values those of a preference model; None: where labels are few and it takes seconds."""
+    encoder: str | None = None
+    """Of the preference model: a directory or hub name; None: a small one from scratch."""
 
 
 class Plan(NamedTuple):
@@ -59,21 +68,53 @@ def make_plan(data: "PreferenceData", request: PlanRequest) -> Plan:
     Infeasible floors are no error: the point says so and the warnings name the nearest feasible ones. Raises
     FloorError and DataError as `dual.solve`.
     """
-    rates = win_rates(data)
-    primary = request.primary or data.objectives[0]
-    form = Formulation(primary, request.tau, request.epsilon, request.variant, request.normaliser)
-    if request.floors:
-        points = [solve_floors(rates, request.floors, form)]
-    else:
-        points = propose_points(rates, request.policies, form)
-    points = with_bounds(data, rates, points, request.tau, request.epsilon, independent=request.independent_labels)
-    document = plan_document(rates, points, form)
     compared = {name: count.mean for name, count in comparisons_per_response(data).items()}
-    document |= {"pairs": len(data.weight), "comparisons_per_response": compared}
-    warnings = [*_point_warnings(rates, points, document["attainable"]), *_label_warnings(rates, compared)]
+    form = Formulation(
+        request.primary or data.objectives[0], request.tau, request.epsilon, request.variant, request.normaliser
+    )
+    view = _view(data, request, compared)
+    if view is not None and request.source == "preference-model":
+        rates, points = view.rates, model_points(view, request, form)
+    else:
+        rates = win_rates(data)
+        solved = solve_floors(rates, request.floors, form) if request.floors else None
+        points = [solved] if solved else propose_points(rates, request.policies, form)
+        points = with_bounds(data, rates, points, request.tau, request.epsilon, independent=request.independent_labels)
+    document = plan_document(rates, points, form)
+    document |= {"pairs": len(data.weight), "comparisons_per_response": compared, "source": request.source}
+    warnings = _point_warnings(rates, points, document["attainable"])
+    if view is not None:
+        document["preference_model"] = {"encoder": request.encoder, "objectives": view.document()}
+    if view is not None and request.source == "labels":
+        learnt = {name: view.learnt(name) for name in data.objectives}
+        document["preference_model"]["believe"] = advice(learnt, compared)
+        document["points"] = [
+            described | {"cross_fitted": view.values(point)}
+            for described, point in zip(document["points"], points, strict=True)
+        ]
+    warnings += _label_warnings(rates, compared, document.get("preference_model"), request.source)
     if not request.floors and len(points) < request.policies:
         warnings.insert(0, few_points(len(points)))
     return Plan(document | {"warnings": warnings}, warnings)
+
+
+def model_points(view: "ModelView", request: PlanRequest, form: Formulation) -> list[Solution]:
+    """The points by a preference model's win rates; the floors of proposed ones are what the labels bear out."""
+    if request.floors:
+        return [view.solve(request.floors, form)]
+    points = view.bounded(propose_points(view.rates, request.policies, form), form.epsilon)
+    held = [{name: point.predicted_low[name] for name in point.floors} for point in points]
+    return [point._replace(floors=low, nearest_floors=low) for point, low in zip(points, held, strict=True)]
+
+
+def _view(data: "PreferenceData", request: PlanRequest, compared: Mapping[str, float]) -> "ModelView | None":
+    settings = FitSettings(encoder=request.encoder)
+    asked = request.source == "preference-model" or request.cross_fit
+    if not asked and not (request.cross_fit is None and fits_by_itself(data, compared, settings)):
+        return None
+    tell_cost(data, settings)
+    view: ModelView = fit_view(data, settings)
+    return view
 
 
 def plan_document(rates: WinRates, points: Sequence[Solution], form: Formulation) -> dict[str, Any]:
@@ -136,14 +177,21 @@ def _point_warnings(rates: WinRates, points: Sequence[Solution], largest: Mappin
     return warnings
 
 
-def _label_warnings(rates: WinRates, compared: Mapping[str, float]) -> list[str]:
+def _label_warnings(
+    rates: WinRates, compared: Mapping[str, float], model: Mapping[str, Any] | None, source: Source
+) -> list[str]:
     warnings = []
     few = [f"{name} {mean:.1f}" for name, mean in compared.items() if mean < TRUSTED_COMPARISONS]
-    if few:
+    if few and source == "labels":
+        believe = (
+            f"a preference model that never saw the prompts that it values says what is left. {model['believe']}"
+            if model is not None
+            else "believe the lower bounds, which hold whatever the noise and are wide for want of labels, and what "
+            "'mopo-eval run' measures. --cross-fit shows beside them what a preference model expects."
+        )
         warnings.append(
             f"comparisons per response: {', '.join(few)} (below {TRUSTED_COMPARISONS}). The noise of so few labels "
-            "counts as quality here, so predictions are optimistic: believe the lower bounds, which hold whatever the "
-            "noise and are wide for want of labels, and what 'mopo-eval run' measures."
+            f"counts as quality here, so predictions are optimistic: {believe}"
         )
     alone = int((np.diff(rates.starts) == 1).sum())
     if alone:
@@ -173,7 +221,10 @@ def plan_table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
     names = document["objectives"]
     held = [name for name in names if any(name in point["floors"] for point in document["points"])]
     fields = ["predicted", "predicted_low"]
-    columns = ["point", *(f"floor {name}" for name in held), *names, *(f"{name} low" for name in names)]
+    shown = {"predicted": "", "cross_fitted": " cross-fitted", "predicted_low": " low"}
+    fields = [field for field in shown if field in document["points"][0]]
+    columns = ["point", *(f"floor {name}" for name in held)]
+    columns += [f"{name}{shown[field]}" for field in fields for name in names]
     if any("attained" in point for point in document["points"]):
         fields.append("attained")
         columns += [f"{name} attained" for name in names]

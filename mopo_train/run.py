@@ -35,7 +35,7 @@ from mopo_train.family import (
 from mopo_train.formulation import Formulation, Variant, propose_points, solve_floors
 from mopo_train.front import Normaliser
 from mopo_train.optimism import with_bounds
-from mopo_train.plan import plan_document, write_plan
+from mopo_train.plan import Source, plan_document, write_plan
 from mopo_train.policy.adapter import (
     AdapterTask,
     OwnSamples,
@@ -62,6 +62,9 @@ from mopo_train.policy.workspace import (
     is_finished,
     open_workspace,
 )
+from mopo_train.preference_model.planning import fit_view, tell_cost
+from mopo_train.preference_model.settings import FitSettings
+from mopo_train.preference_model.view import ModelView
 from mopo_train.preferences import PreferenceData, read_preferences
 from mopo_train.winrates import FloatArray, WinRates, win_rates
 
@@ -80,6 +83,10 @@ class RunConfig(BaseModel):
     """How many; fewer where the front has fewer distinct points."""
     floors: dict[ObjectiveName, float] = {}
     """Data win rates that every policy holds; empty: the policies spread over the whole front."""
+    source: Source = "labels"
+    """Where win rates come from."""
+    encoder: str | None = None
+    """Of the preference model: a directory or hub name; None: a small one from scratch."""
     method: Literal["mopo"] = "mopo"
     step: StepKind = "pairwise"
     tau: float = Field(default=0.15, gt=0, allow_inf_nan=False)
@@ -178,15 +185,7 @@ def run_family(
     if not force and is_finished(out, record):
         say(f"this family is already in '{out}'; --force trains it again")
         return read_family(out)
-    rates = win_rates(data)
-    points = with_bounds(
-        data,
-        rates,
-        choose_points(rates, config),
-        config.tau,
-        config.epsilon,
-        independent=config.independent_labels,
-    )
+    rates, points = planned_points(data, config)
     tokenizer = load_tokenizer(model, add_template=find_model(model) is not None)
     limit = min(config.max_length, context_length(model))
     corpus = encode_corpus(data, tokenizer, limit)
@@ -217,12 +216,37 @@ def run_family(
     return family
 
 
-def choose_points(rates: WinRates, config: RunConfig) -> list[Solution]:
+class _Points(NamedTuple):
+    """What policies are trained for."""
+
+    rates: WinRates
+    points: list[Solution]
+
+
+def planned_points(data: PreferenceData, config: RunConfig) -> _Points:
+    """Win rates by the configured source and the points of their front, with lower bounds.
+
+    Raises DataError and FloorError as `choose_points`, ModelError for an encoder that cannot be loaded.
+    """
+    rates = win_rates(data)
+    if config.source == "labels":
+        points = choose_points(rates, config)
+        return _Points(
+            rates, with_bounds(data, rates, points, config.tau, config.epsilon, independent=config.independent_labels)
+        )
+    settings = FitSettings(encoder=config.encoder)
+    tell_cost(data, settings)
+    view: ModelView = fit_view(data, settings)
+    return _Points(view.rates, view.bounded(choose_points(view.rates, config, view), config.epsilon))
+
+
+def choose_points(rates: WinRates, config: RunConfig, model: ModelView | None = None) -> list[Solution]:
     """The points of the predicted front to train for, from the loosest floors on.
 
     Without floors they spread over the whole front. With floors, the first maximises the primary under exactly these,
-    and the others spread over the part of the front that holds them all. Raises FloorError for unknown objectives and
-    floors that no policy can hold.
+    and the others spread over the part of the front that holds them all: on the ``rates``, or, where these are a
+    ``model``'s, on the lower bounds by the labels. Raises FloorError for unknown objectives and floors that no policy
+    can hold.
     """
     known = list(rates.objectives)
     if config.primary not in known:
@@ -232,15 +256,18 @@ def choose_points(rates: WinRates, config: RunConfig) -> list[Solution]:
     if not config.floors:
         found = propose_points(rates, config.policies, form)
     else:
-        first = solve_floors(rates, config.floors, form)
+        first = model.solve(config.floors, form) if model else solve_floors(rates, config.floors, form)
         if not first.feasible:
             raise FloorError(infeasible_message(first, attainable(rates, config.epsilon)))
         found = [first]
         if config.policies > 1:
+            spread = propose_points(rates, 8 * config.policies, form)
+            spread = model.bounded(spread, config.epsilon) if model else spread
+            values = [point.predicted_low if model else point.robust for point in spread]
             beyond = [
                 point
-                for point in propose_points(rates, 8 * config.policies, form)
-                if all(point.robust[name] >= floor for name, floor in config.floors.items())
+                for point, value in zip(spread, values, strict=True)
+                if all(value[name] >= floor for name, floor in config.floors.items())
             ]
             places = np.unique(np.linspace(0, len(beyond) - 1, config.policies - 1).round().astype(int))
             found += [beyond[place] for place in places] if beyond else []

@@ -65,6 +65,9 @@ class WinRates(NamedTuple):
     """(P + 1,): the responses starts[x]:starts[x + 1] belong to prompt x; none is empty."""
     mass: FloatArray
     """(Y,) pi_ref(y|x): positive, sums to 1 over each prompt's responses."""
+    itself: bool = False
+    """True: a response is among those that it is compared with, as a tie. Mean labels leave it out, which makes
+    differences too large by r / (r - 1) for r responses (`policy.losses.correct_differences`)."""
 
     @property
     def prompts(self) -> int:

@@ -80,7 +80,7 @@ def make_target(ratio: FloatArray, score: FloatArray, tau: float, rates: WinRate
     """The target of a solution: ``ratio`` and ``score`` (Y,) at ``tau``."""
     sizes = np.diff(rates.starts)  # (P,)
     number = np.repeat(sizes, sizes)  # (Y,) r of each response's prompt
-    tilt = score / tau * (number - 1) / np.maximum(number, 1)
+    tilt = score / tau * (1.0 if rates.itself else (number - 1) / np.maximum(number, 1))
     top = np.repeat(np.maximum.reduceat(tilt, rates.starts[:-1]), sizes)
     normaliser = np.repeat(np.add.reduceat(np.exp(tilt - top) * rates.mass, rates.starts[:-1]), sizes)
     return Target(ratio, tilt, tilt - top - np.log(normaliser))

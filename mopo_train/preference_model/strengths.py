@@ -75,8 +75,8 @@ class Strengths(NamedTuple):
     """(Y, K) posterior variance of u; 0: taken as known."""
 
     def scaled(self, temperature: FloatArray) -> "Strengths":
-        """The same model with every logit of objective k divided by ``temperature`` (K,)."""
-        root = np.sqrt(temperature)[:, None]
+        """The same model with every logit of objective k divided by ``temperature``, (K,) or (Y, K)."""
+        root = np.sqrt(temperature)[..., None]
         return Strengths(self.utility / temperature, self.vectors / root, self.variance / temperature**2)
 
     def take(self, responses: IntArray | slice) -> "Strengths":
