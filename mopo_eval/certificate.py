@@ -148,7 +148,7 @@ def certify(
         bounds=bounds,
         policies=tests,
         serves=best.policy if best else None,
-        statement=statement(question, tests, evidence),
+        statement=statement(question.floors, question.confidence, tests, evidence),
         evidence=evidence,
         **made,
     )
@@ -185,9 +185,9 @@ def decided(tests: Sequence[PolicyTest], method: Method, level: float) -> list[P
     return found
 
 
-def statement(question: Question, tests: Sequence[PolicyTest], evidence: Evidence) -> str:
+def statement(floors: Floors, confidence: float, tests: Sequence[PolicyTest], evidence: Evidence) -> str:
     """The certificate in a sentence."""
-    floors = ", ".join(f"{name} >= {floor:g}" for name, floor in question.floors.items()) or "no floor"
+    asked = ", ".join(f"{name} >= {floor:g}" for name, floor in floors.items()) or "no floor"
     certified = [test.policy for test in tests if test.certified]
     subject = (
         f"{', '.join(certified)} hold{'s' if len(certified) == 1 else ''}"
@@ -195,7 +195,7 @@ def statement(question: Question, tests: Sequence[PolicyTest], evidence: Evidenc
         else "No policy is shown to hold"
     )
     return (
-        f"{subject} {floors} with confidence {question.confidence:g}, for prompts like the {evidence.prompts} of run "
+        f"{subject} {asked} with confidence {confidence:g}, for prompts like the {evidence.prompts} of run "
         f"{evidence.run} and the judges named; all that is certified holds at once with that confidence."
     )
 
@@ -221,6 +221,9 @@ def problems(certificate: Certificate) -> list[str]:
         found.append(
             f"it serves {certificate.serves}, but the best certified policy is {best.policy if best else None}"
         )
+    said = statement(certificate.floors, certificate.confidence, certificate.policies, certificate.evidence)
+    if certificate.statement != said:
+        found.append(f"its statement is not what its tests show: {said.rstrip('.')}")
     return found
 
 

@@ -19,6 +19,9 @@ from mopo_train import __version__
 from mopo_train.errors import FamilyError, MopoError
 from mopo_train.family import PolicyFamily, first_problem, write_whole
 
+STATED = "stated by whoever made this certificate"
+"""How the registration of floors begins that nobody can check here."""
+
 
 class Request(NamedTuple):
     """What to certify of a family."""
@@ -63,7 +66,7 @@ def registration_of(registration: Registration | None, request: Request, floors:
     """Whether the effective ``floors`` stood before the run was scored, and how that is known or why it is not."""
     name = request.name
     if request.elsewhere:
-        return True, f"stated by whoever made this certificate: {request.elsewhere}"
+        return True, f"{STATED}: {request.elsewhere}"
     if registration is None:
         return False, f"the run has no {FILE}: it was made before floors were registered"
     if name is None:
@@ -108,7 +111,7 @@ def verify(certificate: Certificate, root: Path | None, family: PolicyFamily | N
         actual = _evidence(root, directory, summary)
         table = read_scores(directory, summary).table
     except MopoError as error:
-        return [*found, f"the evidence cannot be read: {error}"]
+        return [*found, f"the evidence cannot be read: {str(error).rstrip('.')}"]
     for name, value in actual.model_dump().items():
         if value != getattr(stated, name):
             found.append(f"evidence: {name} is {value}, the certificate says {getattr(stated, name)}")
@@ -120,6 +123,7 @@ def verify(certificate: Certificate, root: Path | None, family: PolicyFamily | N
         certificate.registration,
         certificate.method == "fixed-sequence",
     )
+    found += _registration_problems(certificate, directory)
     planned = {policy.id: policy.predicted for policy in family.policies}
     try:
         again = certify(question, table, planned, stated, created_at="", package_version="")
@@ -132,6 +136,19 @@ def verify(certificate: Certificate, root: Path | None, family: PolicyFamily | N
         if json.dumps(ours.get(policy), sort_keys=True) != json.dumps(theirs.get(policy), sort_keys=True):
             found.append(f"{policy}: the family's files give other tests")
     return found
+
+
+def _registration_problems(certificate: Certificate, directory: Path) -> list[str]:
+    """Whether floors that count as registered were, by the run's own record; somebody's word cannot be checked."""
+    if certificate.method != "fixed-sequence" or certificate.registration.startswith(STATED):
+        return []
+    profile = ThresholdProfile(primary=certificate.primary, floors=certificate.floors)
+    request = Request(profile, certificate.profile, {})
+    try:
+        registered, why = registration_of(read_registration(directory), request, certificate.floors)
+    except MopoError as error:
+        registered, why = False, str(error)
+    return [] if registered else [f"its floors do not count as registered: {why.rstrip('.')}"]
 
 
 def _measured(root: Path, family: PolicyFamily, run: str | None) -> tuple[Path, RunSummary]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mopo_eval.bootstrap import resampled_means
+from mopo_eval.bootstrap import TINY, resampled_means
 from mopo_eval.bounds import FloatArray
 from mopo_eval.differences import (
     Difference,
@@ -20,7 +20,7 @@ from mopo_eval.differences import (
     unpaired_difference,
 )
 from mopo_eval.front import covered, sure_volume
-from mopo_eval.intervals import enough_for_bootstrap
+from mopo_eval.intervals import LEAST_FOR_BOOTSTRAP, enough_for_bootstrap
 from mopo_eval.results import RunResults
 from mopo_train.errors import FamilyError
 from mopo_train.family import PolicyFamily
@@ -44,7 +44,7 @@ class PolicyDifference(NamedTuple):
     """True if ``p_adjusted`` is at most 1 - confidence."""
     prompts_needed: int | None
     """Shared prompts (unpaired: on each side) at which a difference like this would show with chance 0.8, after
-    correction; None where no difference was seen."""
+    correction; more than there are where it did not show. None where no difference was seen, or too few prompts."""
 
 
 class Volume(NamedTuple):
@@ -142,6 +142,8 @@ def power_sentence(difference: PolicyDifference) -> str:
     """How many prompts would tell the two apart; empty where they are told apart already."""
     if difference.distinguishable:
         return ""
+    if difference.prompts_needed is None and abs(difference.difference.mean) > TINY:
+        return f"{difference.difference.n} prompts are too few to say how many would tell"
     if difference.prompts_needed is None:
         return "no difference was seen, so no number of prompts can be named"
     return f"to separate these two you need about {_roughly(difference.prompts_needed):,} prompts"
@@ -240,6 +242,7 @@ def _differences(
         difference = (paired_difference if paired else unpaired_difference)(new, old, confidence)
         found.append((policy, k, old, new, difference))
     adjusted = holm([each[-1].p_value for each in found])
+    shown = [p <= 1 - confidence + 1e-12 for p in adjusted]
     return [
         PolicyDifference(
             policy,
@@ -248,11 +251,18 @@ def _differences(
             float(new.mean()),
             difference,
             p,
-            p <= 1 - confidence + 1e-12,
-            separate(new, old, confidence=strict),
+            clear,
+            _needed(separate(new, old, confidence=strict), difference.n, clear=clear),
         )
-        for (policy, k, old, new, difference), p in zip(found, adjusted, strict=True)
+        for (policy, k, old, new, difference), p, clear in zip(found, adjusted, shown, strict=True)
     ]
+
+
+def _needed(guess: int | None, n: int, *, clear: bool) -> int | None:
+    """``guess`` of the prompts that separate two policies, which ``n`` prompts did unless not ``clear``."""
+    if guess is None or n < LEAST_FOR_BOOTSTRAP:
+        return None
+    return guess if clear else max(guess, n + 1)
 
 
 def _reference_point(first: RunResults, second: RunResults, objectives: Sequence[str]) -> dict[str, float]:

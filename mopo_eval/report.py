@@ -186,6 +186,8 @@ def _leaders(report: Report, objective: str) -> set[str]:
 def _range_sentence(report: Report, objective: str) -> str:
     ranked = sorted(report.cards.values(), key=lambda card: card.objectives[objective].mean)
     low, high = ranked[0], ranked[-1]
+    if low.objectives[objective].mean == high.objectives[objective].mean:
+        return f"All policies have the same mean {objective}, {_estimate(high.objectives[objective])}."
     return (
         f"{objective.capitalize()} runs from {_estimate(low.objectives[objective])} ({low.policy}) to "
         f"{_estimate(high.objectives[objective])} ({high.policy})."

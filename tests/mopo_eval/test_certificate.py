@@ -184,6 +184,7 @@ def test_a_sound_certificate_has_no_problems_also_after_a_round_trip(registered:
         (("bounds",), 2, "does not share the error"),
         (("confidence",), 0.9999999, "decisions do not follow"),
         (("serves",), "policy-06", "the best certified policy"),
+        (("statement",), "Every policy is perfect.", "its statement is not what its tests show"),
     ],
 )
 def test_whoever_changes_a_certificate_is_found_out(path: tuple[Any, ...], value: Any, told: str) -> None:

@@ -137,6 +137,18 @@ def test_changed_scores_are_found_out_by_the_family(root: Path, sealed: Path) ->
     assert "other tests" in result.output
 
 
+def test_floors_that_the_run_does_not_know_do_not_count_as_registered(root: Path, sealed: Path) -> None:
+    record = next((root / "evaluation").glob("*/registration.json"))
+    made(root, "--profile", "lenient", "--registered", "protocol 7", "--out", root / "word.json")
+    record.write_text(record.read_text().replace('"lenient"', '"another"'))
+    result = command(root, "--verify", sealed)
+    assert result.exit_code == 1
+    assert "do not count as registered: profiles.yaml had no profile 'lenient'" in result.output
+    record.unlink()
+    assert "has no registration.json" in command(root, "--verify", sealed).output
+    assert command(root, "--verify", root / "word.json").exit_code == 0  # somebody's word, and said to be
+
+
 def test_a_changed_certificate_is_refused(sealed: Path) -> None:
     sealed.write_text(sealed.read_text().replace('"floor": 0.05', '"floor": 0.5'))
     result = command("--verify", sealed, "--json")

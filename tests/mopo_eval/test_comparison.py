@@ -155,6 +155,20 @@ def test_a_number_of_prompts_is_told_as_the_guess_that_it_is(needed: int, said: 
     assert power_sentence(each) == f"to separate these two you need about {said} prompts"
 
 
+def test_of_too_few_prompts_no_number_is_guessed_and_never_fewer_than_there_were(tmp_path: Path) -> None:
+    trained_family(tmp_path)
+    write_run(tmp_path, drawn_scores(4), asked(4), run="four")
+    write_run(tmp_path, drawn_scores(30, seed=1), asked(30, first=50), run="many")
+    write_run(tmp_path, drawn_scores(30, seed=2), asked(30, first=50), run="more")
+    few = compared(tmp_path, "--run", "four", "--run", "many")["comparisons"]
+    assert isinstance(few, list) and {each["prompts_to_separate"] for each in few} == {None}
+    told = command(tmp_path, "--run", "four", "--run", "many").stdout
+    assert "4 prompts are too few to say how many would tell" in told
+    enough = compared(tmp_path, "--run", "many", "--run", "more")["comparisons"]
+    assert isinstance(enough, list) and len(enough) == 15
+    assert all(each["distinguishable"] or each["prompts_to_separate"] > 30 for each in enough)
+
+
 def test_other_judges_are_not_compared(root: Path) -> None:
     path = root / "evaluation" / "old" / "run.json"
     summary = json.loads(path.read_text())
