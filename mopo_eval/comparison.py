@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mopo_eval.bootstrap import TINY, resampled_means
+from mopo_eval.bootstrap import TINY, percentiles, resampled_means
 from mopo_eval.bounds import FloatArray
 from mopo_eval.differences import (
     Difference,
@@ -281,17 +281,17 @@ def _volumes(
         means = resampled_means(side.reshape(-1, side.shape[2]), seed=seed).reshape(-1, *side.shape[:2])
         values.append(covered(side.mean(axis=2), point))
         drawn.append(np.array([covered(each, point) for each in means]))
-    first, second = (_volume(value, some, confidence) for value, some in zip(values, drawn, strict=True))
+    n = min(side.shape[2] for side in both)
+    first, second = (_volume(value, some, confidence, n) for value, some in zip(values, drawn, strict=True))
     if not all(any(enough_for_bootstrap(row) for row in side.reshape(-1, side.shape[2])) for side in both):
         each = (1 + confidence) / 2
         (a, b), (c, d) = (sure_volume(side, point, each) for side in both)
         return (Volume(values[0], a, b), Volume(values[1], c, d)), Volume(values[1] - values[0], c - b, d - a)
-    return (first, second), _volume(values[1] - values[0], drawn[1] - drawn[0], confidence)
+    return (first, second), _volume(values[1] - values[0], drawn[1] - drawn[0], confidence, n)
 
 
-def _volume(value: float, resampled: FloatArray, confidence: float) -> Volume:
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Volume(value, float(low), float(high))
+def _volume(value: float, resampled: FloatArray, confidence: float, prompts: int) -> Volume:
+    return Volume(value, *percentiles(resampled, confidence, max(2, prompts)))
 
 
 def _unlike(first: RunResults, second: RunResults) -> list[str]:

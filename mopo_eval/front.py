@@ -70,7 +70,7 @@ def resampled_front(values: "FloatArray", reference_point: Sequence[float], conf
     import moocore
     import numpy as np
 
-    from mopo_eval.bootstrap import resampled_means
+    from mopo_eval.bootstrap import percentiles, resampled_means
     from mopo_eval.intervals import enough_for_bootstrap
 
     policies, objectives, prompts = values.shape
@@ -80,10 +80,8 @@ def resampled_front(values: "FloatArray", reference_point: Sequence[float], conf
     on_front = np.mean([moocore.is_nondominated(each, maximise=True, keep_weakly=True) for each in means], axis=0)
     if not any(enough_for_bootstrap(row) for row in rows):
         return ResampledFront(on_front.tolist(), *sure_volume(values, reference_point, confidence))
-    low, high = np.quantile(
-        [covered(each, reference_point) for each in means], [(1 - confidence) / 2, (1 + confidence) / 2]
-    )
-    return ResampledFront(on_front.tolist(), float(low), float(high))
+    drawn = np.array([covered(each, reference_point) for each in means])
+    return ResampledFront(on_front.tolist(), *percentiles(drawn, confidence, prompts))
 
 
 def sure_volume(values: "FloatArray", reference_point: Sequence[float], confidence: float) -> tuple[float, float]:

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mopo_eval.bootstrap import RESAMPLES, critical, draws, resampled_means, resampled_shifts, studentised, two_sided_p
+from mopo_eval.bootstrap import (
+    RESAMPLES,
+    critical,
+    draws,
+    percentiles,
+    resampled_means,
+    resampled_shifts,
+    studentised,
+    two_sided_p,
+)
 
 
 def test_each_draw_counts_every_prompt_that_it_takes_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,3 +75,9 @@ def test_shift_and_variance_by_definition() -> None:
 
 def test_a_resample_without_spread_refutes_any_other_mean() -> None:
     assert studentised(np.array([0.1, 0.0, 0.2]), np.array([0.0, 0.0, 0.01])).tolist() == pytest.approx([np.inf, 0, 2])
+
+
+def test_percentiles_of_few_symmetric_values_reach_as_far_as_students_interval() -> None:
+    values = np.linspace(0.2, 0.8, 15)
+    low, high = percentiles(resampled_means(values[None])[:, 0], 0.95, 15)
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 14, values.mean(), stats.sem(values)), abs=0.01)
