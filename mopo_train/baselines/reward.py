@@ -5,6 +5,7 @@ the reference model with a LoRA adapter of its own. No judge takes part. Not cov
 reward, such as cycles.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,8 @@ def fitted_rewards(data: PreferenceData, corpus: Corpus, model: str, work: Path,
         margin = rewards[batch["pairs"][:, 0]] - rewards[batch["pairs"][:, 1]]
         return bradley_terry_loss(margin, batch["labels"], batch["weight"])
 
-    settings = LoopSettings(learning_rate=LEARNING_RATE, seed=seed)
+    # No checkpoints: Trainer cannot write a module with tied weights, and a killed fit begins again.
+    settings = LoopSettings(learning_rate=LEARNING_RATE, seed=seed, checkpoint_seconds=math.inf)
     with progress("rewards", len(plan)) as line:
         optimise(network, Task(plan=plan, build=build, loss=loss), settings, work / "rewards", line)  # type: ignore[arg-type]
     partial = kept.with_suffix(".partial")
