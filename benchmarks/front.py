@@ -90,13 +90,13 @@ def main() -> None:
     torch.set_num_threads(1)
     world = make_world(options)
     chosen: dict[str, list[Chosen]] = {method: [] for method in options.methods}
+    strengths = STRENGTHS | dict(given_strengths(text) for text in options.strengths)
     for seed in options.seeds:
         ready = world.ready(seed)
         split = world.validation(seed)
         truths = [world.truth(seed, part, options.policies) for part in (split, ~split)]
         for method in options.methods:
-            strengths = options.strengths or STRENGTHS[method]
-            cells = {strength: cell(world, ready, seed, method, strength, options) for strength in strengths}
+            cells = {at: cell(world, ready, seed, method, at, options) for at in strengths[method]}
             chosen[method].append(
                 choose(cells, split, truths[0], truths[1], list(world.objectives).index(ready.primary))
             )
@@ -111,7 +111,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--world", choices=["sandbox", "pairs"], default="sandbox")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", choices=list(STRENGTHS), default=list(STRENGTHS))
-    parser.add_argument("--strengths", type=float, nargs="+", help="instead of each method's own three")
+    parser.add_argument("--strengths", nargs="+", default=[], metavar="METHOD=A,B", help="instead of its own three")
     parser.add_argument("--policies", type=int, default=8)
     parser.add_argument("--steps", type=int, default=160, help="of MOPO's first policy; sets the total for all")
     parser.add_argument("--equal", choices=["sequences", "pairs"], default="sequences", help="per step")
@@ -126,6 +126,14 @@ def arguments() -> argparse.Namespace:
     if options.world == "pairs" and options.data is None:
         parser.error("--world pairs needs --data")
     return options
+
+
+def given_strengths(text: str) -> tuple[str, tuple[float, ...]]:
+    """A method and its strengths, from METHOD=A,B."""
+    method, _, values = text.partition("=")
+    if method not in STRENGTHS:
+        sys.exit(f"--strengths {text}: write METHOD=A,B with a method of {', '.join(STRENGTHS)}")
+    return method, tuple(float(value) for value in values.split(","))
 
 
 def make_world(options: argparse.Namespace) -> World:

@@ -159,6 +159,8 @@ def new_adapter(base: PreTrainedModel, *, rank: int, seed: int, start: Path | No
     wrapped: Any
     if start is not None:
         wrapped = PeftModel.from_pretrained(base, str(start), is_trainable=True)
+        # The saved name is relative to the family: PEFT would look it up on the hub whenever it saves a checkpoint.
+        wrapped.peft_config["default"].base_model_name_or_path = base.name_or_path
     else:
         torch.manual_seed(seed)
         config = LoraConfig(

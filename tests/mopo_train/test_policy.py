@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mopo_train.console import ProgressLine
 from mopo_train.dual import tilt
-from mopo_train.policy.adapter import AdapterTask, StepKind, new_adapter, train_adapter
+from mopo_train.policy.adapter import AdapterTask, StepKind, new_adapter, save_adapter, train_adapter
 from mopo_train.policy.batches import make_units, plan_steps
 from mopo_train.policy.corpus import Corpus, corpus_log_probabilities
 from mopo_train.policy.estimates import Estimates
@@ -153,6 +153,16 @@ def test_an_adapter_learns_the_ratio_of_a_language_model(kind: StepKind, tmp_pat
     assert [row["step"] for row in rows] == list(range(10, 251, 10))
     wins = (share * rates.rates[:, 0].reshape(4, 3)).mean()
     assert rows[-1]["estimated.help"] == pytest.approx(wins, abs=0.02)
+
+
+def test_an_adapter_that_another_begins_from_is_saved_without_a_lookup_on_the_hub(tmp_path: Path) -> None:
+    """Its file names the base relative to the family, which PEFT warns that it cannot find; warnings are errors."""
+    tiny_llama().save_pretrained(tmp_path / "model")
+    base = LlamaForCausalLM.from_pretrained(tmp_path / "model")
+    save_adapter(new_adapter(base, rank=2, seed=0, start=None), "base", tmp_path / "first")
+    fresh = LlamaForCausalLM.from_pretrained(tmp_path / "model")
+    new_adapter(fresh, rank=2, seed=0, start=tmp_path / "first").save_pretrained(str(tmp_path / "checkpoint"))
+    assert (tmp_path / "checkpoint" / "adapter_model.safetensors").is_file()
 
 
 def test_a_half_written_checkpoint_is_not_used(tmp_path: Path) -> None:
