@@ -99,7 +99,7 @@ def _relations(document: Mapping[str, Any]) -> go.Figure:
     heat = go.Heatmap(
         z=cells, x=names, y=names, text=told, texttemplate="%{text}", zmin=-1, zmax=1, colorscale="RdBu", xgap=2, ygap=2
     )
-    title = "Rank correlation within prompts, and share of comparisons whose labels conflict"
+    title = "Rank correlation and conflicts"
     figure = _finished(go.Figure(heat), title, "", "", 240 + 80 * len(names))
     figure.update_layout(width=340 + 140 * len(names))
     return figure
@@ -122,7 +122,12 @@ def _lengths(document: Mapping[str, Any]) -> go.Figure:
 
 
 def _finished(figure: go.Figure, title: str, x: str, y: str, height: int) -> go.Figure:
-    figure.update_layout(title=title, template="plotly_white", height=height, legend={"orientation": "h", "y": -0.3})
+    figure.update_layout(
+        title=title,
+        template="plotly_white",
+        height=height,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+    )
     figure.update_xaxes(title_text=x)
     figure.update_yaxes(title_text=y)
     return figure
