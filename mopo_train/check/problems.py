@@ -172,9 +172,13 @@ def relation_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
 def relation(document: Mapping[str, Any], key: str) -> str:
     """How two objectives relate: ``apart``, ``agree``, ``unknown`` for too little evidence, ``unseen`` for none.
 
-    By the win rates within prompts with their interval; by the labels of many comparisons where those have no order.
+    By the labels of many comparisons where hardly any conflict, since ties lower a correlation without a conflict; else
+    by the win rates within prompts with their interval.
     """
     correlation, share = document["rank_correlation"][key], document["conflict"].get(key)
+    many = document["labelled_on_both"][key] >= FEW_PROMPTS
+    if share is not None and many and share <= (1 - AGREEING) / 2:  # one pair per prompt: correlation = 1 - 2 share
+        return "agree"
     if correlation is not None:
         low, high = document["rank_correlation_interval"][key]
         if high < AGREEING:
@@ -182,9 +186,7 @@ def relation(document: Mapping[str, Any], key: str) -> str:
         return "agree" if correlation >= AGREEING and low > AGREEING_AT_LEAST else "unknown"
     if share is None:
         return "unseen"
-    if document["labelled_on_both"][key] < FEW_PROMPTS:
-        return "unknown"
-    return "agree" if share <= (1 - AGREEING) / 2 else "apart"  # one pair per prompt: correlation = 1 - 2 share
+    return "apart" if many else "unknown"
 
 
 def _agreement(document: Mapping[str, Any], key: str) -> str:

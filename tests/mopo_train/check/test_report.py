@@ -93,6 +93,13 @@ def test_little_data_do_not_tell_whether_objectives_pull_apart(tmp_path: Path) -
     assert "objectives that pull apart: helpfulness and safety" in told[1]
 
 
+def test_ties_on_one_objective_are_no_conflict(tmp_path: Path) -> None:
+    rows = [row(f"Q{q}", "a", "b", {"helpfulness": 1, "safety": 1 if q % 3 == 0 else 0.5}) for q in range(400)]
+    document = checked(write_rows(tmp_path / "rows.jsonl", rows))
+    assert document["rank_correlation"]["helpfulness|safety"] < 0.8
+    assert "that agree, so that floors will not bind: helpfulness and safety" in document["verdict"]
+
+
 def test_chosen_first_is_no_bias_of_annotators(tmp_path: Path) -> None:
     chosen = write_rows(
         tmp_path / "trl.jsonl", [{"prompt": f"Q{i}", "chosen": "x", "rejected": "y"} for i in range(99)]
