@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mopo_eval.active import WinRate
 from mopo_eval.agreement import Agreement, Figure, agreement, repeatability
 from mopo_eval.judges.case import Case, Judge
 from mopo_eval.judges.llm import FLIPPED, LlmJudge
@@ -17,6 +18,7 @@ from mopo_eval.judges.scoring import read_cases, score_cases
 from mopo_eval.prediction_powered import Corrected, corrected_mean
 from mopo_eval.results import RunResults
 from mopo_eval.rows import read_rows
+from mopo_eval.select_pairs import people_win_rates
 from mopo_train.errors import DataError, FamilyError
 from mopo_train.family import ObjectiveName, first_problem, write_whole
 from mopo_train.judgement import Judgement
@@ -53,6 +55,8 @@ class RunCalibration(BaseModel):
     objectives: dict[ObjectiveName, Calibration]
     corrected: dict[str, dict[ObjectiveName, Corrected]]
     """Per policy and objective with enough labels: its mean in people's units."""
+    win_rates: dict[str, dict[ObjectiveName, WinRate]] = {}
+    """Per policy and objective with enough labelled pairs: its win rate against the reference in people's eyes."""
 
 
 class _Rated(NamedTuple):
@@ -111,8 +115,9 @@ def calibrate_run(results: RunResults, path: Path, confidence: float) -> RunCali
     """Of the judges of a run, by the rows {"policy", "prompt_id", "sample"?, "objective", "human"} in ``path``.
 
     Several labels of one answer are averaged. A policy's mean is corrected where enough of its prompts are labelled.
-    Raises DataError.
+    Rows of `select_pairs` give win rates instead. Raises DataError.
     """
+    compared: list[tuple[str, dict[str, Any]]] = []
     table = results.table
     labels: dict[tuple[int, int, int, int], list[float]] = {}
     places = [
@@ -121,6 +126,9 @@ def calibrate_run(results: RunResults, path: Path, confidence: float) -> RunCali
     ]
     for position, row in read_rows(path):
         where = f"'{path}', row {position}"
+        if "policy_a" in row:
+            compared.append((where, row))
+            continue
         given = [row.get("policy"), row.get("objective"), row.get("prompt_id")]
         for name, known in zip(given, places, strict=True):
             if not isinstance(name, str) or name not in known:
@@ -131,7 +139,7 @@ def calibrate_run(results: RunResults, path: Path, confidence: float) -> RunCali
             raise DataError(f"{where}: the run has no sample {sample!r:.40} of a prompt.")
         p, k, x = (known[str(name)] for name, known in zip(given, places, strict=True))
         labels.setdefault((p, k, x, sample), []).append(_human(row, where))
-    if not labels:
+    if not labels and not compared:
         raise DataError(f"'{path}' has no labels; 'mopo-eval calibrate FAMILY --ask 100 --out FILE' draws answers.")
     lengths = _lengths(results)
     return RunCalibration(
@@ -140,6 +148,7 @@ def calibrate_run(results: RunResults, path: Path, confidence: float) -> RunCali
         confidence=confidence,
         objectives=dict(_by_objective(results, labels, lengths, confidence)),
         corrected=_corrected(results, labels, confidence),
+        win_rates=people_win_rates(results, compared, confidence) if compared else {},
     )
 
 

@@ -32,7 +32,14 @@ def main() -> None:
         sys.path.append(os.getcwd())
 
 
-for command in (cli_results.report, cli_results.gate, cli_results.compare, cli_results.card, cli_calibrate.calibrate):
+for command in (
+    cli_results.report,
+    cli_results.gate,
+    cli_results.compare,
+    cli_results.card,
+    cli_calibrate.calibrate,
+    cli_calibrate.select_pairs,
+):
     main.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""The command ``mopo-eval calibrate``."""
+"""The commands of ``mopo-eval`` that work with people's labels: calibrate and select-pairs."""
 
 import json
 from pathlib import Path
@@ -50,6 +50,40 @@ def calibrate(sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
         _print({"": found})
 
 
+@click.command("select-pairs")
+@click.argument("root", metavar="FAMILY", type=PATH)
+@click.option("--pairs", type=click.IntRange(min=1), default=100, show_default=True, help="About so many.")
+@click.option("--profile", "name", help="Label where its floors are in doubt.")
+@click.option("--floor", "floors", multiple=True, metavar="NAME=VALUE", help="Likewise: judge score, or NAME.win_rate.")
+@click.option("--run", help="Name of the evaluation.  [default: the latest]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw.")
+@click.option("--out", type=PATH, required=True, help="JSON Lines, with null in place of the labels.")
+def select_pairs(root: Path, pairs: int, name: str | None, floors: tuple[str, ...], **options: Any) -> None:
+    """Choose which pairs of FAMILY's answers people should compare next: where a label tells most.
+
+    That is where the judges are unsure of the winner, and where it is open whether a policy holds a floor (without
+    floors: whether it is on the front). Labelled, the rows are preference data for 'mopo-train', and
+    'mopo-eval calibrate FILE --family FAMILY' makes win rates of them that stay unbiased.
+    """
+    from mopo_eval.profiles import asked_profiles
+    from mopo_eval.results import read_results
+    from mopo_eval.select_pairs import select_pairs as select
+
+    if name is not None and floors:
+        raise click.UsageError("give either --profile or --floor.")
+    family = read_family(root)
+    asked = {}
+    if name is not None or floors:
+        names = None if name is None else (name,)
+        found, organisation = asked_profiles(root, family, names, path=None, floors=floors)
+        (profile,) = found.values()
+        asked = {**organisation, **profile.floors}
+    results = read_results(root, family, options["run"])
+    rows = [json.dumps(row, ensure_ascii=False) for row in select(results, asked, pairs, options["seed"])]
+    write_whole(options["out"], "\n".join(rows) + "\n")
+    say(f"wrote {len(rows)} pairs to {options['out']}; give each objective 1 (a is better), 0 (b) or 0.5")
+
+
 def _calibration(sources: tuple[str, ...], options: dict[str, Any]) -> "Calibration":
     from mopo_eval.calibration import calibrate_answers, calibrate_pairs
     from mopo_eval.judges import named_judge
@@ -90,8 +124,12 @@ def _calibrate_run(sources: tuple[str, ...], options: dict[str, Any], as_json: b
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
-    _print(dict(found.objectives))
-    _print_corrected(found)
+    if found.objectives:
+        _print(dict(found.objectives))
+    if found.corrected:
+        _print_corrected(found)
+    if found.win_rates:
+        _print_win_rates(found)
     say(f"wrote {path}")
 
 
@@ -126,6 +164,21 @@ def _print_corrected(found: "RunCalibration") -> None:
         ]
         rows.append([policy, *shown])
     title = f"Means corrected by people's labels [{found.confidence:.0%} interval]; weight of the judge"
+    print_table(["policy", *objectives], rows, title=title)
+
+
+def _print_win_rates(found: "RunCalibration") -> None:
+    objectives = sorted({objective for rates in found.win_rates.values() for objective in rates})
+    rows = []
+    for policy, rates in found.win_rates.items():
+        shown = [
+            f"{one.mean:.3f} [{one.low:.3f}, {one.high:.3f}] n {one.labelled}"
+            if (one := rates.get(objective))
+            else "too few labels"
+            for objective in objectives
+        ]
+        rows.append([policy, *shown])
+    title = f"Win rates against the reference in people's eyes [{found.confidence:.0%} interval]"
     print_table(["policy", *objectives], rows, title=title)
 
 
