@@ -46,7 +46,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._size = 0
         self._heard = 0.0
-        self._headed = self._keeps = False
+        self._headed = self._keeps = self._extra = False
         self.complete = True
         """True once the answer is whole, or while there is none."""
         self.idle_since = 0.0
@@ -58,7 +58,7 @@ class Connection(asyncio.Protocol):
     def reusable(self) -> bool:
         """True if another request may be sent."""
         alive = self._transport is not None and not self._transport.is_closing()
-        return self.complete and self._keeps and self._error is None and alive
+        return self.complete and self._keeps and not self._extra and self._error is None and alive
 
     async def ask(self, request: bytes) -> None:
         """Send ``request``; returns when the answer's head is there. Raises EngineGone, EngineSilent."""
@@ -178,22 +178,32 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser."""
-        self.headers[name.lower()] = value
+        if not self.complete:
+            self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
-        self.status = self._parser.get_status_code()
-        self._headed = True
+        if not self.complete:
+            self.status = self._parser.get_status_code()
+            self._headed = self.status >= 200
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser."""
-        self._parts.append(body)
-        self._size += len(body)
+        if not self.complete:
+            self._parts.append(body)
+            self._size += len(body)
+
+    def on_message_begin(self) -> None:
+        """Called by the parser. An answer after the answer was not asked for: it belongs to nobody."""
+        self._extra = self.complete
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
-        self._keeps = self._parser.should_keep_alive()
-        self.complete = True
+        if not self._headed:  # 1xx: the answer is still to come
+            self.status, self.headers = 0, {}
+        elif not self.complete:
+            self._keeps = self._parser.should_keep_alive()
+            self.complete = True
 
 
 class Exchange:

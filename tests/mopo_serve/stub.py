@@ -117,12 +117,13 @@ class StubEngine:
 
 
 @asynccontextmanager
-async def listening(app: Application) -> AsyncIterator[str]:
-    """``app`` behind a real HTTP server on a free loopback port; gives its URL."""
+async def listening(app: Application, **options: Any) -> AsyncIterator[str]:
+    """``app`` behind a real HTTP server (with uvicorn's ``options``) on a free loopback port; gives its URL."""
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))
     bound.listen(128)
-    config = uvicorn.Config(app, lifespan="off", log_config=None, log_level="critical", timeout_graceful_shutdown=1)
+    options = {"lifespan": "off", "log_config": None, "log_level": "critical", "timeout_graceful_shutdown": 1} | options
+    config = uvicorn.Config(app, **options)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server._serve([bound]))  # serve() would take over the test's signals
     try:

@@ -1,0 +1,208 @@
+"""Clients that dawdle, flood, never read or hang up, over real sockets as the command serves them."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import httpx
+import pytest
+
+from mopo_serve import connections
+from mopo_serve.connections import HEAD_BYTES, GuardedProtocol
+from mopo_serve.gateway import Gateway
+from mopo_serve.settings import connection_limit
+from tests.mopo_serve.stub import CHAT, MESSAGES, Kept, StubEngine, event, gateway_before, listening, until
+
+pytestmark = pytest.mark.anyio
+ASK = json.dumps({"model": "mopo/careful", "messages": MESSAGES}).encode()
+STREAM = json.dumps({"model": "mopo/careful", "messages": MESSAGES, "stream": True}).encode()
+PATIENCE = 5.0
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds that a test can wait for."""
+    for name in ("HEAD_SECONDS", "BODY_SECONDS", "STALL_SECONDS"):
+        monkeypatch.setattr(connections, name, 0.3)
+
+
+class Raw:
+    """One connection on which a test says whatever it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def say(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def rest(self) -> bytes:
+        """Everything until the gateway ends the connection."""
+        try:
+            return await asyncio.wait_for(self.reader.read(), PATIENCE)
+        except ConnectionError:
+            return b""
+
+
+@asynccontextmanager
+async def served(
+    engine: StubEngine, kept: Kept | None = None, connections: int | None = None
+) -> AsyncIterator[tuple[Gateway, str]]:
+    """A gateway before ``engine`` as the command serves it, and its URL."""
+    async with listening(engine) as url, gateway_before(url, kept=kept) as gateway:
+        async with listening(gateway, http=GuardedProtocol, limit_concurrency=connections) as own:
+            yield gateway, own
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Raw]:
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        yield Raw(reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+def head(length: int, extra: bytes = b"") -> bytes:
+    return b"POST %b HTTP/1.1\r\nhost: x\r\n%bcontent-length: %d\r\n\r\n" % (CHAT.encode(), extra, length)
+
+
+async def test_a_client_that_says_nothing_is_let_go() -> None:
+    async with served(StubEngine()) as (_, url), connected(url) as client:
+        assert await client.rest() == b""
+
+
+async def test_a_head_that_comes_byte_by_byte_is_cut_off() -> None:
+    engine = StubEngine()
+    async with served(engine) as (_, url), connected(url) as client:
+
+        async def dawdle() -> None:
+            for byte in head(10, b"x-slow: " + b"a" * 5000 + b"\r\n"):
+                await client.say(bytes([byte]))
+                await asyncio.sleep(0.01)
+
+        dawdling = asyncio.create_task(dawdle())
+        answer = await client.rest()
+        dawdling.cancel()
+        await asyncio.gather(dawdling, return_exceptions=True)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_timeout"
+    assert engine.asked == []
+
+
+async def test_a_body_that_never_comes_is_answered_408_and_counted() -> None:
+    kept = Kept()
+    async with served(StubEngine(), kept) as (gateway, url), connected(url) as client:
+        await client.say(head(1000) + b"{")
+        assert (await client.rest()).startswith(b"HTTP/1.1 408")
+        await until(lambda: gateway.in_flight == 0)
+    assert [each.status for each in kept.decisions] == [499]
+
+
+async def test_a_head_without_end_is_refused_before_it_fills_the_memory() -> None:
+    async with served(StubEngine()) as (_, url), connected(url) as client:
+        await client.say(head(10)[:-2] + b"x-endless: " + b"a" * (HEAD_BYTES + 1))
+        assert (await client.rest()).startswith(b"HTTP/1.1 431")
+
+
+async def test_a_client_that_never_reads_its_answer_is_let_go_and_the_engine_with_it() -> None:
+    engine, kept = StubEngine(), Kept()
+    engine.chunks = [event(0) * 20_000] * 40
+    engine.endless = True
+    async with served(engine, kept) as (gateway, url), connected(url) as client:
+        await client.say(head(len(STREAM)) + STREAM)
+        await asyncio.wait_for(engine.left.wait(), PATIENCE)
+        await until(lambda: gateway.in_flight == 0)
+    assert [each.status for each in kept.decisions] == [499]
+
+
+@pytest.mark.parametrize("body", [ASK, STREAM])
+async def test_a_client_that_hangs_up_ends_the_engines_request_at_once(body: bytes) -> None:
+    engine, kept = StubEngine(), Kept()
+    engine.silent = True
+    async with served(engine, kept) as (gateway, url):
+        async with connected(url) as client:
+            await client.say(head(len(body)) + body)
+            await asyncio.wait_for(engine.reached.wait(), PATIENCE)
+        await asyncio.wait_for(engine.left.wait(), PATIENCE)
+        await until(lambda: gateway.in_flight == 0)
+    assert [each.status for each in kept.decisions] == [499]
+
+
+async def test_a_connection_is_used_again_and_again() -> None:
+    engine = StubEngine()
+    async with served(engine) as (_, url), httpx.AsyncClient(base_url=url) as client:
+        for number in range(20):
+            answer = await client.post(CHAT, content=STREAM if number % 2 else ASK)
+            assert answer.status_code == 200
+        assert (await client.get("/healthz")).status_code == 200
+    assert len(engine.asked) == 20
+
+
+async def test_two_requests_in_one_piece_are_both_answered() -> None:
+    engine = StubEngine()
+    async with served(engine) as (_, url), connected(url) as client:
+        last = head(len(ASK), b"connection: close\r\n") + ASK
+        await client.say(head(len(ASK)) + ASK + last)
+        answer = await client.rest()
+    assert answer.count(b"HTTP/1.1 200 OK") == 2
+
+
+@pytest.mark.parametrize(
+    "head_bytes",
+    [
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-request-id: a\r\n b\r\ncontent-length: 0\r\n\r\n",
+        b"POST /v1/models HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n{}",
+        b"POST /v1/chat/completions\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 50,
+        b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx\x00y: 1\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_is_400_and_reaches_nobody(head_bytes: bytes) -> None:
+    engine = StubEngine()
+    async with served(engine) as (_, url), connected(url) as client:
+        await client.say(head_bytes)
+        answer = await client.rest()
+    assert answer.startswith(b"HTTP/1.1 400") or answer == b""
+    assert engine.asked == []
+
+
+@pytest.mark.parametrize("value", [b"a\tb", b"x" * 2000, b"\xff\xfe", b"a b", b"<script>"])
+async def test_headers_of_the_client_come_back_or_go_on_only_if_they_are_plain(value: bytes) -> None:
+    engine = StubEngine()
+    async with served(engine) as (_, url), connected(url) as client:
+        extra = b"connection: close\r\nx-request-id: %b\r\ntraceparent: %b\r\n" % (value, value)
+        await client.say(head(len(ASK), extra) + ASK)
+        answer = await client.rest()
+    assert answer.startswith(b"HTTP/1.1 200") and value not in answer
+    (seen,) = engine.headers_seen
+    assert seen.get("traceparent") in (None, "a b", "<script>")
+
+
+async def test_more_connections_than_allowed_are_answered_503_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 60.0)
+    engine = StubEngine()
+    last = head(len(ASK), b"connection: close\r\n") + ASK
+    async with served(engine, connections=30) as (_, url):
+        async with AsyncExitStack() as stack:
+            idle = [await stack.enter_async_context(connected(url)) for _ in range(28)]
+            await idle[0].say(last)
+            assert (await idle[0].rest()).startswith(b"HTTP/1.1 200")
+            more = [await stack.enter_async_context(connected(url)) for _ in range(5)]
+            await more[-1].say(last)
+            assert (await more[-1].rest()).startswith(b"HTTP/1.1 503")
+        for _ in range(50):  # the gateway hears of their end one after the other
+            async with connected(url) as client:
+                await client.say(last)
+                if (answer := await client.rest()).startswith(b"HTTP/1.1 200"):
+                    break
+        assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_the_limit_of_connections_fits_the_files_that_there_may_be() -> None:
+    assert connection_limit(10) == 10
+    assert 1 <= connection_limit(10**9) < 10**9
