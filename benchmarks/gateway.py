@@ -1,60 +1,151 @@
-"""What the gateway costs: the same client straight to a stub engine, through the gateway, and through a bare proxy.
+"""What the gateway costs: the same client straight to a stub engine, through the gateway, and through its peers.
 
-In every round each is asked in turn on loopback; medians over the rounds. The peer is Starlette + httpx without any of
-the gateway's checks. The server under test has a core of its own, client and stub share another: "direct" is the most
-that this client can measure. CPU per request is the server's own (Linux) and holds under load where requests/s do not.
+In every round each is asked in turn on loopback; medians over the rounds. The gateway does all that it does in
+production: key, limits, selection, disconnect watching, metrics, audit into SQLite. Peers: bare proxies on Starlette +
+httpx and on ASGI + aiohttp, nginx where it is installed, LiteLLM's proxy where ``--litellm`` names an environment that
+has it. The server under test has a core of its own; client and stub share another, and what both of them spend per
+request is shown: where that is less than the server's, they do not hold it up. CPU per request is the server's own
+(Linux), with all of its processes but the audit's writer, and holds under load where requests/s do not.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import shutil
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
-import uvicorn
 import uvloop
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import StreamingResponse
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 PATH = "/v1/chat/completions"
-CHUNK = b'data: {"choices": [{"index": 0, "delta": {"content": "word "}}]}\n\n'
+CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"word "}}]}\n\n'
 CHUNKS = 32
-ANSWER = json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": "word " * 64}}]}).encode()
-SERVERS = ("direct", "gateway", "starlette+httpx")
+LAST = b"data: [DONE]\n\n"
+ANSWER = json.dumps(
+    {
+        "model": "x",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "word " * 64}}],
+        "usage": {"prompt_tokens": 20, "completion_tokens": 64, "total_tokens": 84},
+    }
+).encode()
+SLOW_SECONDS = 0.05
+SERVERS = ("direct", "gateway", "asgi+aiohttp", "starlette+httpx", "nginx", "litellm")
+KEY = "mopo-0123456789ab-benchmark"
+
+
+class Load(NamedTuple):
+    """What the client asks for."""
+
+    title: str
+    connections: int
+    stream: bool
+    slow: bool = False
+
+
+LOADS = (
+    Load("answers, 16 connections", 16, False),
+    Load("answers, 1 connection", 1, False),
+    Load("streams of 32, 16 connections", 16, True),
+    Load("slow streams, 64: first token", 64, True, slow=True),
+)
 
 
 class Result(NamedTuple):
-    """One measurement; ``cpu_us`` is the server's own time per request, NaN where the system does not tell."""
+    """One measurement; CPU in microseconds per request."""
 
     per_second: float
     p50_ms: float
-    cpu_us: float
+    """Of the whole answer; of the first bytes for slow streams."""
+    server_us: float
+    others_us: float
+    """Client and stub together."""
 
 
-async def stub(scope: Scope, receive: Receive, send: Send) -> None:
-    """An engine that answers at once; the small bodies here come in one message."""
-    stream = b'"stream":true' in (await receive()).get("body", b"")
-    kind = b"text/event-stream" if stream else b"application/json"
-    length = [] if stream else [(b"content-length", str(len(ANSWER)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind), *length]})
-    for _ in range(CHUNKS if stream else 0):
-        await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
-        await asyncio.sleep(0)
-    await send({"type": "http.response.body", "body": b"data: [DONE]\n\n" if stream else ANSWER})
+class Stub(asyncio.Protocol):
+    """An engine that answers at once, or streams slowly where the request has a ``seed``."""
+
+    def __init__(self) -> None:
+        self._data = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        self.transport: Any = transport  # uvloop's are no asyncio.Transport
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
+        self._data += data
+        head, end, body = self._data.partition(b"\r\n\r\n")
+        length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
+        if not end or len(body) < int(length or 0):
+            return
+        self._data = b""
+        if b'"stream":true' in body or b'"stream": true' in body:
+            self.transport.write(
+                b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+            )
+            asyncio.get_running_loop().create_task(self._stream(b'"seed"' in body))
+        else:
+            kind = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(ANSWER)
+            self.transport.write(kind + ANSWER)
+
+    async def _stream(self, slow: bool) -> None:
+        for _ in range(CHUNKS):
+            if self.transport.is_closing():
+                return
+            self.transport.write(b"%x\r\n%b\r\n" % (len(CHUNK), CHUNK))
+            await asyncio.sleep(SLOW_SECONDS if slow else 0)
+        self.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(LAST), LAST))
 
 
-def bare_proxy(engine: str) -> Starlette:
-    """The peer: forwards, and nothing else."""
+async def run_stub(port: int) -> None:
+    """Serve the stub for ever."""
+    server = await asyncio.get_running_loop().create_server(Stub, "127.0.0.1", port)
+    await server.serve_forever()
+
+
+def run_gateway(port: int, engine: str) -> None:
+    """The gateway with everything on."""
+    import hashlib
+
+    import uvicorn
+
+    from mopo_serve.access import Access
+    from mopo_serve.connections import GuardedProtocol
+    from mopo_serve.gateway import Extras, create_gateway
+    from mopo_serve.keys import ApiKey, KeyRing
+    from mopo_serve.trail import open_trail
+    from tests.mopo_serve.stub import routing
+
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    limits = {"requests_per_minute": 10**9, "tokens_per_minute": 10**9, "concurrency": 10**6}
+    key = ApiKey(id="0123456789ab", name="benchmark", sha256=digest, created_at="now", **limits)
+    with tempfile.TemporaryDirectory() as directory:
+        trail = open_trail(str(Path(directory) / "audit.db"), None, None)
+        extras = Extras(access=Access(KeyRing([key])), keeper=trail, routes=trail.routes())
+        gateway = create_gateway(routing(), engine, extras=extras)
+        uvicorn.run(
+            gateway, port=port, http=GuardedProtocol, log_level="error", access_log=False, server_header=False,
+            proxy_headers=False,
+        )  # fmt: skip
+
+
+def run_starlette(port: int, engine: str) -> None:
+    """A peer: Starlette + httpx, forwards and nothing else."""
+    import httpx
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import StreamingResponse
+    from starlette.routing import Route
+
     client = httpx.AsyncClient(base_url=engine, limits=httpx.Limits(max_connections=None), timeout=None)
 
     async def forward(request: Request) -> StreamingResponse:
@@ -62,120 +153,233 @@ def bare_proxy(engine: str) -> Starlette:
         answer = await client.send(asked, stream=True)
         return StreamingResponse(answer.aiter_raw(), headers=answer.headers)
 
-    return Starlette(routes=[Route(PATH, forward, methods=["POST"])])
+    app = Starlette(routes=[Route(PATH, forward, methods=["POST"])])
+    uvicorn.run(app, port=port, log_level="error", access_log=False)
 
 
-def serve(role: str, port: int, engine: str) -> None:
-    """Run one server in this process."""
-    app: Any = stub
-    if role == "gateway":
-        from mopo_serve.gateway import create_gateway
-        from tests.mopo_serve.stub import routing
+def run_aiohttp(port: int, engine: str) -> None:
+    """A peer: bare ASGI + aiohttp, forwards and nothing else."""
+    import aiohttp
+    import uvicorn
 
-        app = create_gateway(routing(), engine)
-    elif role == "starlette+httpx":
-        app = bare_proxy(engine)
-    uvicorn.run(app, port=port, log_level="error", access_log=False, server_header=False, proxy_headers=False)
+    session: list[aiohttp.ClientSession] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        if not session:
+            connector = aiohttp.TCPConnector(limit=0)
+            session.append(aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()))
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message.get("more_body", False)
+        async with session[0].post(engine + PATH, data=body) as answer:
+            kind = (b"content-type", answer.headers["content-type"].encode())
+            await send({"type": "http.response.start", "status": answer.status, "headers": [kind]})
+            async for chunk in answer.content.iter_any():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+    uvicorn.run(app, port=port, log_level="error", access_log=False, lifespan="off")
+
+
+def nginx_command(port: int, engine: str, directory: Path) -> list[str]:
+    """A peer: nginx with one worker, which checks nothing."""
+    text = f"""
+        daemon off; worker_processes 1; pid {directory}/pid; error_log {directory}/error.log;
+        events {{ worker_connections 1024; }}
+        http {{
+            access_log off; keepalive_requests 100000000; client_body_temp_path {directory}/body;
+            proxy_temp_path {directory}/proxy;
+            upstream engine {{ server {engine.removeprefix("http://")}; keepalive 128; keepalive_requests 100000000; }}
+            server {{ listen 127.0.0.1:{port}; location / {{
+                proxy_pass http://engine; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+            }} }}
+        }}"""
+    (directory / "nginx.conf").write_text(text)
+    return ["nginx", "-c", str(directory / "nginx.conf"), "-p", str(directory)]
+
+
+def litellm_command(port: int, engine: str, directory: Path, environment: str) -> list[str]:
+    """A peer: LiteLLM's proxy with one model and no database."""
+    model = {"model_name": "mopo/careful", "litellm_params": {"model": "openai/x", "api_base": f"{engine}/v1"}}
+    model["litellm_params"]["api_key"] = "none"  # type: ignore[index]
+    (directory / "config.yaml").write_text(json.dumps({"model_list": [model]}))
+    return [f"{environment}/bin/litellm", "--config", str(directory / "config.yaml"), "--port", str(port)]
 
 
 class Caller(asyncio.Protocol):
     """One connection that asks again as soon as it has its answer."""
 
-    def __init__(self, request: bytes, stream: bool) -> None:
-        self._request = request
-        self._end = b"0\r\n\r\n" if stream else ANSWER[-16:]
+    def __init__(self, request: bytes, load: Load) -> None:
+        self._request, self._load = request, load
+        self._end = b"0\r\n\r\n" if load.stream else ANSWER[-16:]
         self._tail = b""
         self._sent = 0.0
+        self._begun = False
+        self.failed = b""
         self.seconds: list[float] = []
+        self.first: list[float] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
-        self.transport: Any = transport  # uvloop's are no asyncio.Transport
+        self.transport: Any = transport
         self._ask()
 
     def _ask(self) -> None:
-        self._sent = time.perf_counter()
+        self._sent, self._begun = time.perf_counter(), False
         self.transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
-        self._tail = (self._tail + data)[-16:]
-        if self._tail.endswith(self._end):
+        if not self._begun:
+            if not data.startswith(b"HTTP/1.1 200"):
+                self.failed = data
+            self._begun = True
+            self.first.append(time.perf_counter() - self._sent)
+        tail = self._tail + data[-16:]
+        self._tail = tail[-16:]
+        if tail.endswith(self._end) or (not self._load.stream and tail.endswith(b"0\r\n\r\n")):
             self._tail = b""
             self.seconds.append(time.perf_counter() - self._sent)
             self._ask()
 
 
-async def measure(port: int, pid: int, seconds: float, *, connections: int, stream: bool) -> Result:
+async def measure(port: int, server: int, stub: int, load: Load, seconds: float) -> Result:
     """Ask the server on ``port`` for ``seconds``."""
-    body = {"model": "mopo/careful", "messages": [{"role": "user", "content": "Hello " * 20}], "stream": stream}
+    body: dict[str, Any] = {"model": "mopo/careful", "messages": [{"role": "user", "content": "Hello " * 20}]}
+    body |= {"stream": load.stream} | ({"seed": 1} if load.slow else {})
     content = json.dumps(body, separators=(",", ":")).encode()
-    request = f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n\r\n".encode() + content
+    head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n"
+    request = f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
     connect = asyncio.get_running_loop().create_connection
-    before, started = cpu_seconds(pid), time.perf_counter()
+    before, others = cpu_seconds(server), cpu_seconds(stub) + time.process_time()
+    started = time.perf_counter()
     callers = []
-    for _ in range(connections):
-        _, caller = await connect(lambda: Caller(request, stream), "127.0.0.1", port)
+    for _ in range(load.connections):
+        _, caller = await connect(lambda: Caller(request, load), "127.0.0.1", port)
         callers.append(caller)
+    await asyncio.sleep(seconds)
     while not any(caller.seconds for caller in callers):  # a busy machine may not answer in time
         await asyncio.sleep(seconds)
-    spent, used = time.perf_counter() - started, cpu_seconds(pid) - before
+    spent, used = time.perf_counter() - started, cpu_seconds(server) - before
+    around = cpu_seconds(stub) + time.process_time() - others
     for caller in callers:
         caller.transport.close()
-    times = [taken for caller in callers for taken in caller.seconds]
-    return Result(len(times) / spent, 1000 * statistics.median(times), 1e6 * used / len(times))
+        if caller.failed:
+            raise RuntimeError(f"the server refused: {caller.failed[:500]!r}")
+    answered = sum(len(caller.seconds) for caller in callers)
+    times = [taken for caller in callers for taken in (caller.first if load.slow else caller.seconds)]
+    return Result(answered / spent, 1000 * statistics.median(times), 1e6 * used / answered, 1e6 * around / answered)
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of ``pid`` so far; NaN where the system does not tell."""
-    if not (stat := Path(f"/proc/{pid}/stat")).exists():
+    """Processor time so far of ``pid`` and, for nginx and LiteLLM, of its children; NaN where no system tells."""
+    if not Path(f"/proc/{pid}/stat").exists():
         return float("nan")
-    words = stat.read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    total = 0.0
+    for each in [pid, *(children(pid) if (name_of(pid) != "python") else [])]:
+        words = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        total += (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def children(pid: int) -> list[int]:
+    """Processes right below ``pid``."""
+    return [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
+
+
+def name_of(pid: int) -> str:
+    """``python`` or what else runs as ``pid``."""
+    name = Path(f"/proc/{pid}/comm").read_text().strip()
+    return "python" if name.startswith("python") else name
 
 
 def pin(pid: int, core: int) -> None:
     """Keep ``pid`` on one core, where the system can and has two."""
     if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
-        os.sched_setaffinity(pid, {core})
+        for each in (pid, *(children(pid) if pid else [])):
+            os.sched_setaffinity(each, {core})
 
 
-def start(role: str, engine: str, core: int) -> tuple[subprocess.Popen[bytes], int]:
+def start(command: Callable[[int], list[str]], core: int) -> tuple[subprocess.Popen[bytes], int]:
     """A server in a process of its own on ``core``; returns when it listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "benchmarks.gateway", "--role", role, "--port", str(port), "--engine", engine]
-    process = subprocess.Popen(command)
-    with socket.socket() as trial:
-        while trial.connect_ex(("127.0.0.1", port)):
-            time.sleep(0.05)
-    pin(process.pid, core)
+    process = subprocess.Popen(command(port), stdout=subprocess.DEVNULL)
+    while True:
+        with socket.socket() as trial:
+            if not trial.connect_ex(("127.0.0.1", port)):
+                break
+        if process.poll() is not None:
+            raise RuntimeError(f"{command(port)} ended")
+        time.sleep(0.05)
+    if name_of(process.pid) != "python":
+        pin(process.pid, core)
+    else:
+        os.sched_setaffinity(process.pid, {core}) if hasattr(os, "sched_setaffinity") else None
     return process, port
 
 
-def run(rounds: int, seconds: float) -> dict[str, dict[str, Result]]:
+def own(role: str, engine: str = "") -> Callable[[int], list[str]]:
+    """The command of a server in this file."""
+    return lambda port: [
+        sys.executable, "-m", "benchmarks.gateway", "--role", role, "--port", str(port), "--engine", engine,
+    ]  # fmt: skip
+
+
+def run(names: list[str], rounds: int, seconds: float, litellm: str) -> dict[str, dict[str, Result]]:
     """Medians per server and load."""
     pin(0, 1)
-    engine, engine_port = start("stub", "", core=1)
-    url = f"http://127.0.0.1:{engine_port}"
-    running = {"direct": (engine, engine_port)} | {role: start(role, url, core=0) for role in SERVERS[1:]}
-    loads = {"answers, 16 connections": (16, False), "answers, 1 connection": (1, False), "streams, 16": (16, True)}
-    found: dict[str, dict[str, list[Result]]] = {role: {load: [] for load in loads} for role in SERVERS}
-    try:
-        for turn in range(-1, rounds):  # the first one warms up: the next replaces it
-            for role, (process, port) in running.items():
-                for load, (connections, stream) in loads.items():
-                    asking = measure(port, process.pid, seconds, connections=connections, stream=stream)
-                    found[role][load][max(turn, 0) :] = [uvloop.run(asking)]
-    finally:
-        for process, _ in reversed(running.values()):
-            process.terminate()
-            process.wait()
+    stub, stub_port = start(own("stub"), core=1)
+    url = f"http://127.0.0.1:{stub_port}"
+    running = {"direct": (stub, stub_port)}
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        for name in names[1:]:
+            command = own(name, url)
+            if name == "nginx":
+                command = lambda port: nginx_command(port, url, place)  # noqa: E731
+            elif name == "litellm":
+                command = lambda port: litellm_command(port, url, place, litellm)  # noqa: E731
+            running[name] = start(command, core=0)
+        found: dict[str, dict[str, list[Result]]] = {name: {load.title: [] for load in LOADS} for name in names}
+        try:
+            for turn in range(-1, rounds):  # the first one warms up: the next replaces it
+                for name, (process, port) in running.items():
+                    for load in LOADS:
+                        asking = measure(port, process.pid, stub.pid, load, seconds)
+                        found[name][load.title][max(turn, 0) :] = [uvloop.run(asking)]
+        finally:
+            for process, _ in reversed(running.values()):
+                process.terminate()
+                process.wait()
     return {
-        role: {load: Result(*map(statistics.median, zip(*results, strict=True))) for load, results in loads.items()}
-        for role, loads in found.items()
+        name: {load: Result(*map(statistics.median, zip(*results, strict=True))) for load, results in loads.items()}
+        for name, loads in found.items()
     }
+
+
+def soak(requests: int) -> None:
+    """Memory of the gateway after ever more requests."""
+    pin(0, 1)
+    stub, stub_port = start(own("stub"), core=1)
+    gateway, port = start(own("gateway", f"http://127.0.0.1:{stub_port}"), core=0)
+    done = 0
+    try:
+        while done < requests:
+            result = uvloop.run(measure(port, gateway.pid, stub.pid, LOADS[0], 10.0))
+            done += int(result.per_second * 10)
+            memory = Path(f"/proc/{gateway.pid}/statm").read_text().split()[1]
+            resident = int(memory) * os.sysconf("SC_PAGE_SIZE") / 2**20
+            print(f"{done:>10,} requests  {resident:8.1f} MiB  {result.server_us:6.0f} us each", flush=True)
+    finally:
+        gateway.terminate()
+        gateway.wait()
+        stub.terminate()
+        stub.wait()
 
 
 def main() -> None:
@@ -183,17 +387,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--litellm", default="", help="virtual environment with litellm[proxy]")
+    parser.add_argument("--soak", type=int, help="watch the gateway's memory over so many requests instead")
     parser.add_argument("--role", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--engine", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    roles = {"gateway": run_gateway, "starlette+httpx": run_starlette, "asgi+aiohttp": run_aiohttp}
+    if given.role == "stub":
+        return uvloop.run(run_stub(given.port))
     if given.role:
-        return serve(given.role, given.port, given.engine)
-    found = run(given.rounds, given.seconds)
-    for load in found["direct"]:
-        print(f"\n{load:<26}{'per second':>12}{'p50 ms':>10}{'CPU us each':>13}")
-        for role in SERVERS:
-            print("  {:<24}{:>12,.0f}{:>10.2f}{:>13.0f}".format(role, *found[role][load]))
+        return roles[given.role](given.port, given.engine)
+    if given.soak:
+        return soak(given.soak)
+    absent = {"nginx": shutil.which("nginx") is None, "litellm": not given.litellm}
+    names = [name for name in SERVERS if not absent.get(name)]
+    found = run(names, given.rounds, given.seconds, given.litellm)
+    for load in LOADS:
+        print(f"\n{load.title:<32}{'per second':>12}{'p50 ms':>10}{'CPU us each':>13}{'client+stub us':>16}")
+        for name in names:
+            print("  {:<30}{:>12,.0f}{:>10.2f}{:>13.0f}{:>16.0f}".format(name, *found[name][load.title]))
+    return None
 
 
 if __name__ == "__main__":
