@@ -45,11 +45,8 @@ class GatewayMetrics:
         # Looking a child up by its labels costs more than counting; names are few, because only known ones are labels.
         self._count, self._times = functools.cache(self._counter), functools.cache(self._histograms)
         self.in_flight = Gauge("mopo_requests_in_flight", "Requests being answered.", registry=registry)
-        self.family = Gauge(
-            "mopo_version_share",
-            "Share of conversations of a live family and profiles.",
-            ("family",),
-            registry=registry,
+        self._live = Gauge(
+            "mopo_version_share", "Share of conversations of what is live.", ("version",), registry=registry
         )
 
     def follow(self, replicas: Sequence[Replica]) -> None:
@@ -67,10 +64,10 @@ class GatewayMetrics:
         self._retries.labels(engine).inc()
 
     def live(self, shares: dict[str, float]) -> None:
-        """Show which families are live, and their shares of conversations."""
-        self.family.clear()
-        for family, share in shares.items():
-            self.family.labels(family).set(share)
+        """Show which versions are live, and their shares of conversations."""
+        self._live.clear()
+        for version, share in shares.items():
+            self._live.labels(version).set(share)
 
     def record(self, decision: Decision) -> None:
         """Count a finished request."""
