@@ -273,6 +273,49 @@ def plan(sources: tuple[str, ...], floors: tuple[str, ...], out: Path | None, as
 
 
 @main.command()
+@click.argument("sources", metavar="DATA...", nargs=-1, required=True)
+@click.option("--model", required=True, help="Directory or hub name of the reference model; its name at --engine.")
+@click.option("--out", required=True, metavar="FILE", type=click.Path(path_type=Path), help="Rows {prompt, response}.")
+@click.option("--engine", metavar="URL", help="OpenAI-compatible server (vLLM), as http://HOST/v1.  [default: none]")
+@click.option("--per-prompt", default=8, show_default=True, type=click.IntRange(min=2), help="Answers to each prompt.")
+@click.option("--max-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Of an answer.")
+@click.option("--temperature", default=1.0, show_default=True, type=FiniteRange(min=0), help="1: the reference itself.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Without --engine.")
+def candidates(sources: tuple[str, ...], model: str, out: Path, engine: str | None, **options: Any) -> None:
+    """Sample answers of the reference to the prompts of DATA, for 'mopo-train label'.
+
+    Killed and repeated, it continues.
+    """
+    from mopo_train.candidates import SampleSettings, write_candidates
+    from mopo_train.preferences import read_preferences
+
+    data = read_preferences(sources, at_least=1)
+    written = write_candidates(data, out, SampleSettings(**options), model=model, engine=engine)
+    say(f"{out}: {written} answers to {len(data.group)} prompts")
+
+
+@main.command()
+@click.argument("sources", metavar="DATA...", nargs=-1, required=True)
+@click.option("--candidates", required=True, metavar="FILE", help="Rows {prompt, response}, several per prompt.")
+@click.option("--out", required=True, metavar="FILE", type=click.Path(path_type=Path), help="Preference data to write.")
+@click.option("--encoder", metavar="MODEL", help=ENCODER)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+def label(sources: tuple[str, ...], candidates: str, out: Path, encoder: str | None, seed: int) -> None:
+    """Label all pairs of candidates by a preference model that is fitted to DATA: data for 'plan' and 'run'.
+
+    Labels are probabilities. A prompt of DATA is labelled by a model that was fitted without it.
+    """
+    from mopo_train.preference_model.labelling import label_candidates
+    from mopo_train.preference_model.settings import FitSettings
+    from mopo_train.preferences import read_preferences
+
+    pairs, prompts = label_candidates(
+        read_preferences(sources), candidates, out, FitSettings(encoder=encoder), seed=seed
+    )
+    say(f"{out}: {pairs} labelled pairs of answers to {prompts} prompts")
+
+
+@main.command()
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Directory to write.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Decides everything random.")
 @click.option("--prompts", default=500, show_default=True, type=click.IntRange(min=1), help="Training prompts.")

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
 
 from mopo_train.console import progress, say
 from mopo_train.policy.models import fingerprint
 from mopo_train.preference_model.calibration import best_temperature
 from mopo_train.preference_model.folds import assign_folds
-from mopo_train.preference_model.network import make_tokenizer, read_texts
+from mopo_train.preference_model.network import PreferenceNetwork, make_tokenizer, read_texts
 from mopo_train.preference_model.settings import FOLDS, FitSettings
 from mopo_train.preference_model.strengths import Pairs, Strengths, logits
 from mopo_train.preference_model.training import (
@@ -47,20 +49,49 @@ class CrossFit(NamedTuple):
 
 
 def cross_fit(
-    data: PreferenceData, settings: FitSettings, keep: Path, *, folds: int = FOLDS, seed: int = 0
+    data: PreferenceData,
+    settings: FitSettings,
+    keep: Path,
+    *,
+    folds: int = FOLDS,
+    seed: int = 0,
+    networks: bool = False,
 ) -> CrossFit:
     """Fit ``folds`` networks on ``data``, or find in ``keep`` that it was done before.
 
-    The same data, settings, folds and seed give the same result up to the arithmetic of threads. Raises DataError with
-    fewer groups of prompts than folds, ModelError for an encoder that cannot be loaded.
+    ``networks`` keeps the networks, too (`fold_networks`). The same data, settings, folds and seed give the same result
+    up to the arithmetic of threads. Raises DataError with fewer groups of prompts than folds, ModelError for an encoder
+    that cannot be loaded.
     """
     fold = assign_folds(data, folds, seed)
     entry = keep / f"preference-model-{_identity(data, settings, folds, seed)}"
-    if not (entry / "raw.npz").is_file():
-        _fit_all(data, settings, fold, entry, seed=seed)
+    if not (entry / "raw.npz").is_file() or (networks and not _network(entry, folds - 1).is_file()):
+        _fit_all(data, settings, fold, entry, seed=seed, networks=networks)
     with np.load(entry / "raw.npz") as kept:
         raw = Strengths(kept["utility"], kept["vectors"], np.zeros_like(kept["utility"]))
     return calibrate(raw, data, fold)
+
+
+class FoldNetworks(NamedTuple):
+    """The networks behind a `CrossFit`."""
+
+    tokenizer: PreTrainedTokenizerBase
+    networks: list[PreferenceNetwork]
+    """(folds)"""
+
+
+def fold_networks(
+    data: PreferenceData, settings: FitSettings, keep: Path, *, folds: int = FOLDS, seed: int = 0
+) -> FoldNetworks:
+    """The networks that `cross_fit` kept with ``networks``."""
+    entry = keep / f"preference-model-{_identity(data, settings, folds, seed)}"
+    tokenizer = make_tokenizer(settings.encoder, data)
+    found = []
+    for index in range(folds):
+        network = new_network(settings, tokenizer, len(data.objectives), seed)
+        network.load_state_dict(load_file(_network(entry, index)))
+        found.append(network)
+    return FoldNetworks(tokenizer, found)
 
 
 def calibrate(raw: Strengths, data: PreferenceData, fold: IntArray) -> CrossFit:
@@ -88,7 +119,9 @@ def labelled_pairs(data: PreferenceData) -> Pairs:
     return Pairs(data.first, data.second, data.labels, data.weight)
 
 
-def _fit_all(data: PreferenceData, settings: FitSettings, fold: IntArray, entry: Path, *, seed: int) -> None:
+def _fit_all(
+    data: PreferenceData, settings: FitSettings, fold: IntArray, entry: Path, *, seed: int, networks: bool
+) -> None:
     """Fit one network after the other; each leaves what it says of its fold, the last makes the entry whole."""
     tokenizer = make_tokenizer(settings.encoder, data)
     texts = read_texts(data, tokenizer, settings.max_length)
@@ -98,7 +131,10 @@ def _fit_all(data: PreferenceData, settings: FitSettings, fold: IntArray, entry:
     plans = [planned_steps(part, texts, settings, data.response_prompt, seed) for part in compared]
     work = entry / "work"
     work.mkdir(parents=True, exist_ok=True)
-    done = [(entry / f"fold-{index}.npz").is_file() for index in range(folds)]
+    done = [
+        (entry / f"fold-{index}.npz").is_file() and (_network(entry, index).is_file() or not networks)
+        for index in range(folds)
+    ]
     start = sum(len(plan) for plan, whole in zip(plans, done, strict=True) if whole)
     say(f"preference model: {folds} fits on {len(pairs.first)} pairs, kept in '{entry}'")
     with progress("preference model", sum(map(len, plans)), start) as line:
@@ -107,6 +143,8 @@ def _fit_all(data: PreferenceData, settings: FitSettings, fold: IntArray, entry:
             lesson = Lesson(compared[index], texts, plans[index])
             train(network, lesson, settings, seed=seed, work=work / str(index), line=line)
             _save(entry / f"fold-{index}.npz", read_strengths(network, texts))
+            if networks:
+                _save_network(_network(entry, index), network)
             shutil.rmtree(work / str(index), ignore_errors=True)
     parts = [_load(entry / f"fold-{index}.npz") for index in range(folds)]
     own = fold[data.response_prompt]  # (Y,)
@@ -123,6 +161,16 @@ def _identity(data: PreferenceData, settings: FitSettings, folds: int, seed: int
     for array in (data.prompt_key, data.first, data.second, data.prompt, data.labels, data.weight):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:20]
+
+
+def _network(entry: Path, index: int) -> Path:
+    return entry / f"network-{index}.safetensors"
+
+
+def _save_network(path: Path, network: PreferenceNetwork) -> None:
+    partial = path.with_suffix(".partial")
+    save_file({name: values.contiguous().cpu() for name, values in network.state_dict().items()}, partial)
+    partial.replace(path)
 
 
 def _save(path: Path, strengths: Strengths) -> None:

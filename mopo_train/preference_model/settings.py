@@ -10,7 +10,7 @@ class Size(NamedTuple):
     """Of the encoder from scratch."""
 
     hidden: int = 64
-    layers: int = 2
+    layers: int = 1
     heads: int = 2
 
 
