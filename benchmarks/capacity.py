@@ -1,11 +1,12 @@
 """Whether ``mopo-serve capacity`` predicts what a real engine does: measured throughput in, measured times out.
 
-    python -m benchmarks.capacity FAMILY --engine vllm [--load 0.6] [--requests 400]
+    python -m benchmarks.capacity [FAMILY --engine vllm] [--load 0.6] [--requests 300]
 
 First the engine is asked with 1, 2, 4, ... requests in flight: that is the throughput which the simulation is fed with.
 Then requests come at random at ``--load`` of the most that it did, and the times that clients saw are held against the
 simulation of one replica. Both are repeated in turn, so that a machine which becomes slower meanwhile shows; run it
-alone. Lengths of answers are drawn from ``--tokens`` and below.
+alone, or without FAMILY: then a paced engine decodes by the clock (``benchmarks/paced.py``).
+Lengths of answers are drawn from ``--tokens`` and below.
 """
 
 import asyncio
@@ -19,15 +20,19 @@ import click
 import httpx
 import numpy as np
 
-from mopo_eval.engine import Engine, open_engine
+from benchmarks.paced import SLOTS as PACED_SLOTS
+from benchmarks.paced import paced_engine
+from mopo_eval.engine import open_engine
 from mopo_serve.capacity.plan import Demand, Effort, Point, measure
+from mopo_serve.capacity.simulation import WARM_UP
 from mopo_serve.capacity.throughput import FloatArray, Throughput
 from mopo_train.console import print_table, say
 from mopo_train.family import read_family
 
-IN_FLIGHT = (1, 2, 4, 8, 16, 32)
+IN_FLIGHT = (1, 2, 4, 8, 12, 16, 32)
 QUANTILES = (0.5, 0.95, 0.99)
 SHORTEST = 8
+SETTLE_SECONDS, WINDOW_SECONDS = 2.0, 8.0
 SLOTS = 256
 """vLLM's ``--max-num-seqs``; far more than are ever in flight here."""
 
@@ -60,28 +65,33 @@ class Asking:
         answer.raise_for_status()
         return Answered(time.perf_counter() - started, int(answer.json()["usage"]["completion_tokens"]))
 
-    async def closed(self, in_flight: int, requests: int) -> float:
-        """Tokens per second with ``in_flight`` requests at the same time, while all of them are there."""
-        started, ends, tokens = time.perf_counter(), list[float](), 0
-        waiting = iter(range(requests))
+    async def closed(self, in_flight: int) -> float:
+        """Tokens per second with ``in_flight`` requests at the same time, of answers that ended within a window."""
+        begin = time.perf_counter() + SETTLE_SECONDS
+        end = begin + WINDOW_SECONDS
+        tokens = 0
 
-        async def caller() -> None:
+        async def caller(number: int) -> None:
             nonlocal tokens
-            for number in waiting:
+            while time.perf_counter() < end:
                 answered = await self.one(number)
-                tokens += answered.tokens
-            ends.append(time.perf_counter())
+                if begin <= time.perf_counter() < end:
+                    tokens += answered.tokens
 
-        await asyncio.gather(*(caller() for _ in range(in_flight)))
-        return tokens / (statistics.mean(ends) - started)
+        await asyncio.gather(*map(caller, range(in_flight)))
+        return tokens / WINDOW_SECONDS
 
     async def open(self, rate: float, requests: int) -> list[Answered]:
-        """Answers to requests that come at random, ``rate`` a second, whether others are done or not."""
-        asked = []
+        """Answers to requests that come at random, ``rate`` a second, whether others are done or not.
+
+        Without the first ones, which found the engine idle; the simulation leaves out the same share.
+        """
+        asked, due = [], time.perf_counter()
         for number in range(requests):
-            await asyncio.sleep(float(self._rng.exponential(1 / rate)))
+            due += float(self._rng.exponential(1 / rate))
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
             asked.append(asyncio.create_task(self.one(number)))
-        return list(await asyncio.gather(*asked))
+        return list(await asyncio.gather(*asked))[int(WARM_UP * requests) :]
 
 
 def predicted(rate: float, tokens: FloatArray, curve: Throughput, quantile: float, slots: int) -> Point:
@@ -89,27 +99,35 @@ def predicted(rate: float, tokens: FloatArray, curve: Throughput, quantile: floa
     return measure(Demand(rate, tokens, quantile, 1.0), curve, 1, slots, Effort(requests=4000, runs=5))
 
 
-async def run(engine: Engine, policies: list[str], *, load: float, requests: int, longest: int, rounds: int) -> None:
+class Trial(NamedTuple):
+    """What to ask for."""
+
+    load: float
+    requests: int
+    longest: int
+    rounds: int
+
+
+async def run(url: str, policies: list[str], further: dict[str, bool], slots: int, trial: Trial) -> None:
     """Measure in turn, and print measured against predicted times."""
-    further = {"ignore_eos": True} if engine.kind == "vllm" else {}
     curves, answers, rates = list[list[float]](), list[list[Answered]](), list[float]()
     unbounded = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=engine.url, timeout=600, trust_env=False, limits=unbounded) as client:
-        asking = Asking(client, policies, longest, further)
-        await asking.closed(max(IN_FLIGHT), 2 * max(IN_FLIGHT))  # warm up
-        for turn in range(rounds):
-            curves.append([await asking.closed(number, max(24, 3 * number)) for number in IN_FLIGHT])
-            rate = load * max(curves[-1]) / ((SHORTEST + longest) / 2)
+    async with httpx.AsyncClient(base_url=url, timeout=600, trust_env=False, limits=unbounded) as client:
+        asking = Asking(client, policies, trial.longest, further)
+        await asking.closed(max(IN_FLIGHT))  # warm up
+        for turn in range(trial.rounds):
+            curves.append([await asking.closed(number) for number in IN_FLIGHT])
+            rate = trial.load * max(curves[-1]) / ((SHORTEST + trial.longest) / 2)
             found = ", ".join(f"{at}: {each:.0f}" for at, each in zip(IN_FLIGHT, curves[-1], strict=True))
             say(f"round {turn + 1}: tokens/s by requests in flight {found}; then {rate:.2f} requests/s")
-            answers.append(await asking.open(rate, requests))
+            answers.append(await asking.open(rate, trial.requests))
             rates.append(rate)
     lengths = [np.array([each.tokens for each in found], dtype=float) for found in answers]
     rows = []
     for quantile in QUANTILES:
         seen = [float(np.quantile([each.seconds for each in found], quantile)) for found in answers]
         told = [
-            predicted(rate, tokens, Throughput(IN_FLIGHT, tuple(curve)), quantile, SLOTS).seconds
+            predicted(rate, tokens, Throughput(IN_FLIGHT, tuple(curve)), quantile, slots).seconds
             for rate, tokens, curve in zip(rates, lengths, curves, strict=True)
         ]
         ratios = [one / other for one, other in zip(told, seen, strict=True)]
@@ -121,19 +139,30 @@ async def run(engine: Engine, policies: list[str], *, load: float, requests: int
 
 
 @click.command()
-@click.argument("family", type=click.Path(path_type=Path, exists=True))
-@click.option("--engine", default="auto", show_default=True)
+@click.argument("family", type=click.Path(path_type=Path, exists=True), required=False)
+@click.option("--engine", default="auto", show_default=True, help="Of FAMILY.")
 @click.option("--load", type=click.FloatRange(0.05, 0.95), default=0.6, show_default=True)
 @click.option("--requests", type=click.IntRange(min=50), default=300, show_default=True)
 @click.option("--tokens", "longest", type=click.IntRange(min=SHORTEST), default=64, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
-def main(family: Path, engine: str, load: float, requests: int, longest: int, rounds: int) -> None:
-    """Measure one engine serving FAMILY, and what the simulation says of it."""
+def main(family: Path | None, engine: str, load: float, requests: int, longest: int, rounds: int) -> None:
+    """Measure one engine serving FAMILY (none: one that is paced by the clock), and what the simulation says of it."""
+    trial = Trial(load, requests, longest, rounds)
+    if family is None:
+        asyncio.run(paced(trial))
+        return
     known = read_family(family)
     with tempfile.TemporaryDirectory() as directory:
         with open_engine(engine, family, known, log=Path(directory) / "engine.log") as opened:
             policies = [policy.id for policy in known.policies]
-            asyncio.run(run(opened, policies, load=load, requests=requests, longest=longest, rounds=rounds))
+            further = {"ignore_eos": True} if opened.kind == "vllm" else {}
+            asyncio.run(run(opened.url, policies, further, SLOTS, trial))
+
+
+async def paced(trial: Trial) -> None:
+    """The trial of an engine that sleeps."""
+    async with paced_engine() as url:
+        await run(url, ["policy-00"], {}, PACED_SLOTS, trial)
 
 
 if __name__ == "__main__":
