@@ -4,18 +4,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 
 from mopo_train.baselines.config import BaselineConfig
 from mopo_train.baselines.dpo import forget_reference, trainer_arguments
-from mopo_train.baselines.reward import RewardModel
+from mopo_train.baselines.reward import Rewards
 from mopo_train.baselines.trl_extra import without_warnings
 from mopo_train.console import ProgressLine
 from mopo_train.policy.loop import LoopSettings, ShowProgress
-from mopo_train.policy.tokens import Encoded, encode_prompts
 from mopo_train.preferences import PreferenceData
 from mopo_train.winrates import FloatArray
 
@@ -29,7 +27,7 @@ class GrpoTask(NamedTuple):
 
     data: PreferenceData
     """Of which only the prompts are read."""
-    rewards: RewardModel
+    rewards: Rewards
     weights: FloatArray
     """(K,) of the objectives."""
     config: BaselineConfig
@@ -62,7 +60,7 @@ def train_grpo(
     prompts = [task.data.messages(prompt) for prompt in range(len(task.data.group))]
     trainer: Any = GRPOTrainer(
         model=model,
-        reward_funcs=_reward_functions(task, tokenizer),
+        reward_funcs=_reward_functions(task),
         args=arguments,
         train_dataset=Dataset.from_dict({"prompt": prompts}),
         processing_class=tokenizer,
@@ -82,24 +80,20 @@ def _reference_is_base(model: PeftModel) -> None:
             weight.data.zero_()
 
 
-def _reward_functions(task: GrpoTask, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+def _reward_functions(task: GrpoTask) -> list[Any]:
     """One per objective, as TRL calls them; a batch is scored once for all."""
-    latest: dict[str, Any] = {"ids": None, "scores": np.zeros((0, 0))}
+    latest: dict[str, Any] = {"batch": None}
 
-    def scores(prompts: Sequence[Any], completion_ids: Sequence[list[int]]) -> FloatArray:
-        if latest["ids"] is not completion_ids:
-            asked = encode_prompts(tokenizer, list(prompts), task.config.max_length)
-            rows = [
-                Encoded(prompt, np.asarray(answer, dtype=np.int32))
-                for prompt, answer in zip(asked, completion_ids, strict=True)
-            ]
-            latest.update(ids=completion_ids, scores=task.rewards.score(rows))
+    def scores(prompts: Sequence[Any], completions: Sequence[Any]) -> FloatArray:
+        if latest["batch"] is not completions:
+            answers = [str(completion[0]["content"]) for completion in completions]
+            latest.update(batch=completions, scores=task.rewards.score(prompts, answers))
         found: FloatArray = latest["scores"]
         return found
 
-    def of(column: int, name: str) -> Callable[..., list[float | None]]:
-        def reward(prompts: Sequence[Any], completion_ids: Sequence[list[int]], **_: Any) -> list[float | None]:
-            return list(scores(prompts, completion_ids)[:, column].tolist())
+    def of(column: int, name: str) -> Callable[..., list[float]]:
+        def reward(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
+            return list(scores(prompts, completions)[:, column].tolist())
 
         reward.__name__ = name
         return reward

@@ -145,7 +145,7 @@ def _train(run: _Run, adapter: Adapter, model: PeftModel, seed: int, line: Progr
         from mopo_train.baselines.grpo import GrpoTask, train_grpo
         from mopo_train.baselines.reward import fitted_rewards
 
-        rewards = fitted_rewards(run.data, run.corpus, run.model, run.workspace.work, run.config.seed)
+        rewards = fitted_rewards(run.data, run.workspace.work, run.config.seed)
         task = GrpoTask(run.data, rewards, _normalised(run, adapter.weights), run.config, adapter.steps)
         return train_grpo(model, run.tokenizer, task, settings, work, line)
     from mopo_train.baselines.dpo import train_dpo

@@ -17,7 +17,7 @@ from mopo_eval.pairs import policy_log_ratios
 from mopo_train.baselines.config import BaselineConfig
 from mopo_train.baselines.dpo import DpoTask, make_trainer
 from mopo_train.baselines.pairs import DrawnPairs
-from mopo_train.baselines.reward import bradley_terry_loss
+from mopo_train.baselines.reward import fitted_rewards
 from mopo_train.baselines.run import train_baseline
 from mopo_train.cli import main
 from mopo_train.errors import FamilyError
@@ -154,11 +154,14 @@ def test_the_command(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "pip install 'mopo-suite[baselines]'" in missing.stderr
 
 
-def test_the_loss_of_the_rewards_is_the_cross_entropy_of_known_labels() -> None:
-    margin = torch.tensor([[0.0, 2.0], [1.0, -1.0]])
-    labels = torch.tensor([[1.0, torch.nan], [0.5, 0.0]])
-    loss = float(bradley_terry_loss(margin, labels, torch.tensor([1.0, 3.0])))
-    first = np.log(2)  # an even chance, and certain of the first
-    second = (np.log1p(np.exp(-1)) + np.log1p(np.exp(1))) / 2
-    other = np.log1p(np.exp(-1))
-    assert loss == pytest.approx((first + 3 * second + 3 * other) / 4)
+def test_rewards_follow_the_labels_and_are_fitted_once(world: World, tmp_path: Path) -> None:
+    """The longer answer is preferred on one objective, the shorter on the other."""
+    data = read_preferences([world.data])
+    rewards = fitted_rewards(data, tmp_path, seed=0)
+    talk = [{"role": "user", "content": "How do I make dish 3?"}]
+    found = rewards.score([talk] * 2, ["Mix 3 parts and stir well.", "I will not say."])
+    assert np.sign(found[0] - found[1]).tolist() == [1 if name == "helpfulness" else -1 for name in data.objectives]
+    kept = (tmp_path / "rewards.safetensors").stat().st_mtime_ns
+    again = fitted_rewards(data, tmp_path, seed=0)
+    assert again.score([talk], ["Mix 3."]) == pytest.approx(rewards.score([talk], ["Mix 3."]), abs=1e-6)
+    assert (tmp_path / "rewards.safetensors").stat().st_mtime_ns == kept
