@@ -120,6 +120,8 @@ class Question(NamedTuple):
     confidence: float
     registration: str
     registered: bool
+    counted: int = 0
+    """Policies that the error is shared among where floors are not registered; 0: those of the table."""
 
 
 def certify(
@@ -133,7 +135,10 @@ def certify(
         method: Method = "fixed-sequence"
         bounds = 1
     else:
-        method, bounds = "simultaneous", bounds_certified(len(table.policies), len(table.objectives))
+        method, bounds = (
+            "simultaneous",
+            bounds_certified(question.counted or len(table.policies), len(table.objectives)),
+        )
     level = (1 - question.confidence) / bounds
     tests = [_tested(policy, question, table, planned, level) for policy in sequence(planned, question.floors)]
     tests = decided(tests, method, level)

@@ -48,7 +48,7 @@ def certify_family(root: Path, family: PolicyFamily, request: Request) -> Certif
     if missing := sorted(wanted - set(summary.judges)):
         raise FamilyError(f"run {summary.run} did not measure {', '.join(missing)}; give it a judge and measure again.")
     registered, why = registration_of(read_registration(directory), request, floors)
-    question = Question(request.name, profile.primary, floors, summary.confidence, why, registered)
+    question = Question(request.name, profile.primary, floors, summary.confidence, why, registered, summary.counted)
     planned = {policy.id: policy.predicted for policy in family.policies}
     if set(planned) != set(summary.policies):
         raise FamilyError(f"run {summary.run} measured other policies than the family has; measure again.")
@@ -122,6 +122,7 @@ def verify(certificate: Certificate, root: Path | None, family: PolicyFamily | N
         certificate.confidence,
         certificate.registration,
         certificate.method == "fixed-sequence",
+        summary.counted,
     )
     found += _registration_problems(certificate, directory)
     planned = {policy.id: policy.predicted for policy in family.policies}

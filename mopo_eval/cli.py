@@ -215,6 +215,44 @@ def pairs(root: Path, sources: tuple[str, ...], objectives: tuple[str, ...], con
         print_table(["policy", *next(iter(against.values()))], rows, title=title)
 
 
+@main.command()
+@click.argument("root", metavar="FAMILY", type=PATH)
+@click.option(
+    "--floor", "floors", multiple=True, required=True, metavar="NAME=VALUE", help="Judge score, or NAME.win_rate."
+)
+@click.option("--prompts", type=PATH, help="Of the last run.  [default: the file that it names]")
+@click.option("--judges", type=PATH, help="Of the last run.  [default: judges.yaml beside the training data]")
+@click.option("--rounds", type=click.IntRange(1, 5), default=3, show_default=True, help="Halvings of a gap.")
+@click.option("--trainings", type=click.IntRange(0, 4), default=2, show_default=True, help="New policies beyond.")
+@click.option("--engine", default="auto", show_default=True, help="auto, vllm or embedded.")
+@click.option("--concurrency", type=click.IntRange(min=1), default=32, show_default=True, help="Requests in flight.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def refine(root: Path, floors: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Find a policy of FAMILY whose certified_low just clears the floors, or add one.
+
+    Policies between neighbours and, beyond the family, newly trained ones are measured on the prompts of the last run.
+    All certified bounds then share their error among every policy that this search could have tried. A killed search
+    continues; floors that are out of reach are an error that names the best attained value.
+    """
+    from mopo_eval.collect import EngineChoice
+    from mopo_eval.refine.command import Request, refinement_json
+    from mopo_eval.refine.command import refine as find
+    from mopo_train.family import parse_floors
+
+    if options["engine"] not in ("auto", "vllm", "embedded"):
+        raise click.UsageError("a running engine has no new policies; --engine takes auto, vllm or embedded.")
+    engine = EngineChoice(options.pop("engine"), options.pop("concurrency"))
+    asked = parse_floors(floors)
+    found = find(root, Request(asked, engine=engine, **options))
+    if as_json:
+        print_json(refinement_json(found, asked))
+        return
+    held = ", ".join(f"{name} {low:.3f} (floor {asked[name]:g})" for name, low in found.certified.items())
+    what = "joined the family" if found.new else "was there already"
+    click.echo(f"{found.policy} {what}: certified {held}; primary {found.primary:.3f}; evaluation/{found.run}")
+    click.echo(f"Certified bounds hold at once for {found.counted} policies, those that were only possible included.")
+
+
 def _verify(path: Path, root: Path | None, as_json: bool) -> None:
     """Print what is wrong with the certificate at ``path``. Raises FamilyError if anything is."""
     from mopo_eval.certification import read_certificate, verify
@@ -287,6 +325,7 @@ def _print(measurement: "Measurement") -> None:
             for score in card.objectives.values()
         ]
         on_front = "yes" if card.policy in summary.front else "dominated"
+        on_front = "withheld: dominated" if card.policy in summary.withheld else on_front
         rows.append([card.policy, *scores, f"{on_front} ({summary.front_probability[card.policy]:.2f})"])
     title = f"Judge scores: mean [{summary.confidence:.0%} interval] certified low, {summary.prompts} prompts"
     print_table(["policy", *summary.judges, "front (probability)"], rows, title=title)

@@ -46,14 +46,21 @@ def bounds_certified(policies: int, objectives: int) -> int:
 
 
 def make_scorecards(
-    table: ScoreTable, judges: Mapping[str, str], *, run: str, confidence: float, conservative: bool = False
+    table: ScoreTable,
+    judges: Mapping[str, str],
+    *,
+    run: str,
+    confidence: float,
+    conservative: bool = False,
+    counted: int | None = None,
 ) -> list[Scorecard]:
     """The scorecard of every policy; ``judges`` names the judge of each objective.
 
-    All ``certified_low`` together hold with probability ``confidence`` (Bonferroni over ``bounds_certified``).
+    All ``certified_low`` together hold with probability ``confidence`` (Bonferroni over ``bounds_certified``), for
+    ``counted`` policies: those of the table, and those that a search on the same prompts could have put there.
     The win rate of the reference against itself is 0.5 by definition, without uncertainty.
     """
-    alpha = (1 - confidence) / bounds_certified(len(table.policies), len(table.objectives))
+    alpha = (1 - confidence) / bounds_certified(counted or len(table.policies), len(table.objectives))
     values, wins = table.values, table.wins
     policies, objectives, n = values.shape
     scores = _estimates(values, confidence, alpha, [is_binary(values[:, k]) for k in range(objectives)], conservative)

@@ -90,6 +90,11 @@ class RunSummary(_Model):
     (``flipped``: a tie), where there are any."""
     stances: list[StanceRates] = []
     """Harmful compliance, refusal and over-refusal, where a judge tells them."""
+    counted: int = 0
+    """Policies that share the error of the certified bounds: those measured, and those that a search on these prompts
+    could have tried. 0: those measured."""
+    withheld: list[str] = []
+    """Interpolated policies that others dominate: they get no scorecard, so no profile selects them."""
 
 
 class JudgementRow(NamedTuple):

@@ -35,12 +35,12 @@ from mopo_eval.judges.scoring import score_cases
 from mopo_eval.profiles import write_profiles
 from mopo_eval.prompts import EvaluationPrompt, check_unseen, trained_prompts
 from mopo_eval.propose import COMMENT, propose_profiles
-from mopo_eval.registration import register
+from mopo_eval.registration import register, runs_that_scored
 from mopo_eval.scorecards import Scorecard, write_scorecards
 from mopo_eval.stances import stance_rates
 from mopo_train.console import say
 from mopo_train.errors import JudgeError
-from mopo_train.family import REFERENCE, PolicyFamily
+from mopo_train.family import INTERPOLATED, REFERENCE, PolicyFamily
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,21 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
     run = run_name(family, plan.prompts, plan.sampling, judges)
     register(root, family, run, plan.prompts)
     answers, reused = _answers(root, family, plan, run)
-    judgements = _judge(answers, plan, root / "evaluation" / run)
+    judgements = judge_answers(answers, plan, root / "evaluation" / run)
     policies = [policy.id for policy in family.policies]
     scores = _score_table(judgements, policies, plan)
+    counted = counted_policies(root, family, {prompt.text for prompt in plan.prompts})
     cards: list[Scorecard] = []
     front, volume, probability = None, None, {}
     if judges:
-        cards = make_scorecards(scores, judges, run=run, confidence=plan.confidence, conservative=plan.conservative)
+        cards = make_scorecards(
+            scores,
+            judges,
+            run=run,
+            confidence=plan.confidence,
+            conservative=plan.conservative,
+            counted=counted,
+        )
         front = measured_front(cards)
         likely = resampled_front(scores.values, list(front.reference_point.values()), plan.confidence)
         probability = dict(zip(policies, likely.probability, strict=True))
@@ -119,14 +127,39 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
         categories=_category_means(scores, plan.prompts),
         doubtful=_doubtful(judgements),
         stances=stance_rates(judgements, plan.confidence),
+        counted=counted,
+        withheld=_withheld(family, front.policies) if front else [],
     )
     directory = root / "evaluation" / run
     write_tables(directory, plan.prompts, answers, judgements)
     write_summary(directory, summary)
-    write_scorecards(root, cards)
+    write_scorecards(root, [card for card in cards if card.policy not in summary.withheld], summary.withheld)
+    if summary.withheld:
+        say(f"interpolated and dominated, so withheld from every profile: {', '.join(summary.withheld)}")
     if front:
         _propose(root, family, cards, front.policies)
     return Measurement(summary, cards, reused)
+
+
+def counted_policies(root: Path, family: PolicyFamily, texts: set[str]) -> int:
+    """Policies that share the error of bounds on the prompts ``texts``: members, and those that searches could try.
+
+    Only searches that looked at scores on some of these prompts; one whose run is gone counts.
+    """
+    runs = {search.run for search in family.searches}
+    used = {run for run in runs if not (root / "evaluation" / run / "run.json").is_file()}
+    used |= runs.intersection(runs_that_scored(root, texts)) if runs else set()
+    return len(family.policies) + sum(search.others for search in family.searches if search.run in used)
+
+
+def _withheld(family: PolicyFamily, front: Sequence[str]) -> list[str]:
+    """Interpolated policies that are not on the measured ``front``, but for those that a search found for a floor."""
+    found = {search.policy for search in family.searches}
+    return [
+        policy.id
+        for policy in family.policies
+        if policy.kind == INTERPOLATED and policy.id not in front and policy.id not in found
+    ]
 
 
 def _answers(root: Path, family: PolicyFamily, plan: Plan, run: str) -> tuple[list[Answer], int]:
@@ -157,7 +190,7 @@ def _refuse_trained(family: PolicyFamily, prompts: Sequence[EvaluationPrompt]) -
         check_unseen(prompts, trained)
 
 
-def _judge(answers: Sequence[Answer], plan: Plan, directory: Path) -> list[JudgementRow]:
+def judge_answers(answers: Sequence[Answer], plan: Plan, directory: Path) -> list[JudgementRow]:
     """Every judge on every answer, in the order of answers and objectives. Raises JudgeError."""
     prompts = {prompt.id: prompt for prompt in plan.prompts}
     baselines = {(answer.prompt_id, answer.sample): answer.response for answer in answers if answer.policy == REFERENCE}

@@ -44,7 +44,7 @@ def register(root: Path, family: PolicyFamily, run: str, prompts: Sequence[Evalu
             profiles = read_profiles(path, family.objectives, [policy.id for policy in family.policies])
         except ProfileError as error:
             say(f"warning: no floors are registered for this run: {error}")
-    seen = _runs_that_scored(root, {prompt.text for prompt in prompts})
+    seen = runs_that_scored(root, {prompt.text for prompt in prompts})
     now = datetime.now(UTC).isoformat(timespec="seconds")
     made = Registration(registered_at=now, profiles=profiles, seen=seen)
     write_whole(directory / FILE, made.model_dump_json(indent=2) + "\n")
@@ -61,7 +61,7 @@ def read_registration(directory: Path) -> Registration | None:
         raise FamilyError(f"'{path}' is not a registration: {first_problem(error)}; restore it from a copy.") from error
 
 
-def _runs_that_scored(root: Path, texts: Iterable[str]) -> list[str]:
+def runs_that_scored(root: Path, texts: Iterable[str]) -> list[str]:
     """Names of the finished and judged runs that share a prompt's text with ``texts``."""
     import pyarrow.parquet as pq
 

@@ -64,7 +64,7 @@ def read_results(root: Path, family: PolicyFamily, run: str | None = None) -> Ru
     scores = read_scores(directory, summary)
     if name == latest:
         cards = {policy: known[policy] for policy in summary.policies if policy in known}
-        if missing := sorted(set(summary.policies) - set(cards)):
+        if missing := sorted(set(summary.policies) - set(cards) - set(summary.withheld)):
             raise FamilyError(
                 f"'{root}' has no scorecards of {', '.join(missing)}, which run {name} measured; measure again."
             )
@@ -75,8 +75,9 @@ def read_results(root: Path, family: PolicyFamily, run: str | None = None) -> Ru
             run=summary.run,
             confidence=summary.confidence,
             conservative=summary.conservative,
+            counted=summary.counted,
         )
-        cards = {card.policy: card for card in made}
+        cards = {card.policy: card for card in made if card.policy not in summary.withheld}
     return RunResults(directory, summary, cards, scores.table, _prompts(directory, scores.prompts))
 
 

@@ -3,7 +3,7 @@
 Reads and writes them; how the numbers are made is in ``intervals`` and ``measure``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -79,7 +79,9 @@ def read_scorecards(root: Path, family: PolicyFamily) -> dict[str, Scorecard]:
     return cards
 
 
-def write_scorecards(root: Path, cards: Sequence[Scorecard]) -> None:
-    """Write every card, each by rename."""
+def write_scorecards(root: Path, cards: Sequence[Scorecard], withheld: Iterable[str] = ()) -> None:
+    """Write every card, each by rename; no card is left of the policies ``withheld``."""
+    for policy in withheld:
+        (root / "scorecards" / f"{policy}.json").unlink(missing_ok=True)
     for card in cards:
         write_whole(root / "scorecards" / f"{card.policy}.json", card.model_dump_json(indent=2) + "\n")

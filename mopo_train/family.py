@@ -58,6 +58,21 @@ class GeneratedKL(_Model):
     prompts: int = Field(ge=1)
 
 
+class Search(_Model):
+    """A search for a policy that holds floors, which looked at scores on a run's prompts (``mopo-eval refine``)."""
+
+    run: str
+    """The evaluation whose prompts and judges it used."""
+    floors: dict[str, float]
+    """In judge score, or ``objective.win_rate``."""
+    policy: PolicyId
+    """The member that it found."""
+    others: int = Field(ge=0)
+    """Further policies that it could have tried: bounds on those prompts are shared with them too."""
+    tried: int = Field(ge=1)
+    """Policies that it did measure."""
+
+
 class Policy(_Model):
     """One member of a family."""
 
@@ -98,6 +113,8 @@ class PolicyFamily(_Model):
     config: dict[str, Any]
     """The resolved configuration of the run, with its seed."""
     policies: list[Policy] = Field(min_length=1)
+    searches: list[Search] = []
+    """Those that added a member."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "PolicyFamily":
@@ -116,6 +133,11 @@ class PolicyFamily(_Model):
             if policy.id == name:
                 return policy
         raise FamilyError(f"no policy '{name}' in this family; it has {[p.id for p in self.policies]}")
+
+
+def between_id(first: str, share: float) -> str:
+    """Name of the policy at ``share`` in (0, 1) of the way from ``first`` to the next: policy-02.25 for a quarter."""
+    return f"{first}.{f'{share:.5f}'.rstrip('0')[2:]}"
 
 
 def read_family(root: Path) -> PolicyFamily:

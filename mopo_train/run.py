@@ -5,19 +5,17 @@ the reference. A killed run continues with the policy that it was training, from
 methods, several machines.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedModel
 
 from mopo_train import __version__
-from mopo_train.console import ProgressLine, progress, say
+from mopo_train.console import progress, say
 from mopo_train.dual import Solution, attainable, infeasible_message
 from mopo_train.errors import FloorError
 from mopo_train.family import (
@@ -27,6 +25,7 @@ from mopo_train.family import (
     ObjectiveName,
     Policy,
     PolicyFamily,
+    between_id,
     check_floors,
     first_problem,
     read_family,
@@ -36,23 +35,14 @@ from mopo_train.formulation import Formulation, Variant, propose_points, solve_f
 from mopo_train.front import Normaliser
 from mopo_train.optimism import with_bounds
 from mopo_train.plan import Source, plan_document, write_plan
-from mopo_train.policy.adapter import (
-    AdapterTask,
-    OwnSamples,
-    StepKind,
-    new_adapter,
-    save_adapter,
-    train_adapter,
-    unwrap,
-)
+from mopo_train.policy.adapter import StepKind
 from mopo_train.policy.batches import Planned, make_units, plan_steps
 from mopo_train.policy.corpus import Corpus, corpus_log_probabilities, encode_corpus
-from mopo_train.policy.followed import Followed, Refresh, make_target
 from mopo_train.policy.interpolation import interpolate_adapters
 from mopo_train.policy.lagged import FloorSchedule, Lag
-from mopo_train.policy.loop import LoopSettings
 from mopo_train.policy.models import context_length, find_model, fingerprint, load_model, load_tokenizer
 from mopo_train.policy.own_text import Speaker
+from mopo_train.policy.training import PlannedPolicy, Training, train_policy
 from mopo_train.policy.workspace import (
     RunRecord,
     Workspace,
@@ -66,7 +56,7 @@ from mopo_train.preference_model.planning import fit_view, tell_cost
 from mopo_train.preference_model.settings import FitSettings
 from mopo_train.preference_model.view import ModelView
 from mopo_train.preferences import PreferenceData, read_preferences
-from mopo_train.winrates import FloatArray, WinRates, win_rates
+from mopo_train.winrates import WinRates, win_rates
 
 LATER = 0.5
 """Steps of a policy that begins from its neighbour, relative to those of the first."""
@@ -142,20 +132,6 @@ def read_config(floors: Mapping[str, float], **options: Any) -> RunConfig:
         raise FloorError(first_problem(error)) from error
 
 
-class _Training(NamedTuple):
-    """What all policies of a run share."""
-
-    config: RunConfig
-    workspace: Workspace
-    rates: WinRates
-    corpus: Corpus
-    reference: FloatArray
-    plans: list[list[Planned]]
-    """Per policy, the batches of its steps."""
-    own: OwnSamples | None
-    checkpoint_seconds: float
-
-
 def run_family(
     sources: Sequence[str | Path],
     out: Path,
@@ -203,8 +179,8 @@ def run_family(
     )
     speaker = Speaker(tokenizer, [corpus.rows[start].prompt for start in rates.starts[:-1]], limit, config.seed)
     own = speaker.own_samples(base, workspace.work, config.own_anchor) if config.own_anchor else None
-    training = _Training(config, workspace, rates, corpus, reference, plans, own, checkpoint_seconds)
-    base = _train_all(training, base, points)
+    training = Training(config, formulation(config), workspace, rates, corpus, reference, own, checkpoint_seconds)
+    base = _train_all(training, base, points, plans)
     members = _trained(config, points) + _interpolated(config, out, len(points))
     if config.kl_prompts:
         adapters = {member.id: out / f"policies/{member.id}" for member in members}
@@ -228,16 +204,22 @@ def planned_points(data: PreferenceData, config: RunConfig) -> _Points:
 
     Raises DataError and FloorError as `choose_points`, ModelError for an encoder that cannot be loaded.
     """
-    rates = win_rates(data)
     if config.source == "labels":
+        rates = win_rates(data)
         points = choose_points(rates, config)
         return _Points(
             rates, with_bounds(data, rates, points, config.tau, config.epsilon, independent=config.independent_labels)
         )
+    view = fitted_view(data, config)
+    return _Points(view.rates, view.bounded(choose_points(view.rates, config, view), config.epsilon))
+
+
+def fitted_view(data: PreferenceData, config: RunConfig) -> ModelView:
+    """The preference model that ``config`` asks for, fitted now or before."""
     settings = FitSettings(encoder=config.encoder)
     tell_cost(data, settings)
     view: ModelView = fit_view(data, settings)
-    return _Points(view.rates, view.bounded(choose_points(view.rates, config, view), config.epsilon))
+    return view
 
 
 def choose_points(rates: WinRates, config: RunConfig, model: ModelView | None = None) -> list[Solution]:
@@ -301,82 +283,27 @@ def policy_id(index: int) -> str:
     return f"policy-{index:02d}"
 
 
-def between_id(index: int, share: float) -> str:
-    """Name of a policy at ``share`` in (0, 1) of the way from policy ``index`` to the next: its place between them."""
-    return f"{policy_id(index)}.{round(100 * share):02d}"
-
-
-def _train_all(training: _Training, base: PreTrainedModel, points: Sequence[Solution]) -> PreTrainedModel:
+def _train_all(
+    training: Training, base: PreTrainedModel, points: Sequence[Solution], plans: Sequence[list[Planned]]
+) -> PreTrainedModel:
     """Train every policy that is not whole yet, in order. Returns ``base``, as it was."""
-    plans, root = training.plans, training.workspace.root
-    done = [(root / "policies" / policy_id(index)).is_dir() for index in range(len(points))]
-    start = sum(len(plan) for plan, whole in zip(plans, done, strict=True) if whole)
+    policies = [_planned(training, index, point, plans[index]) for index, point in enumerate(points)]
+    start = sum(len(policy.plan) for policy in policies if policy.adapter.is_dir())
     if start:
-        say(f"{sum(done)} of {len(points)} policies are trained already")
+        say(f"{sum(policy.adapter.is_dir() for policy in policies)} of {len(points)} policies are trained already")
     with progress("policies", sum(len(plan) for plan in plans), start) as line:
-        for index, point in enumerate(points):
-            if not done[index]:
-                base = _train_policy(training, base, index, point, line=line)
+        for policy in policies:
+            if not policy.adapter.is_dir():
+                base = train_policy(training, base, policy, line)
     return base
 
 
-def _train_policy(
-    training: _Training, base: PreTrainedModel, index: int, point: Solution, *, line: ProgressLine
-) -> PreTrainedModel:
-    """Train policy ``index`` and write its log, then its adapter by rename. Returns ``base``, as it was."""
-    config, workspace, name = training.config, training.workspace, policy_id(index)
-    work = workspace.work / name
-    target = make_target(point.ratio, point.score, config.tau, training.rates)
-    task = AdapterTask(
-        kind=config.step,
-        first=Followed(target, training.reference, training.rates.mass, point),
-        corpus=training.corpus,
-        rates=training.rates,
-        plan=training.plans[index],
-        anchor=config.anchor,
-        tau=config.tau,
-        length_normalised=config.length_normalised,
-        own=training.own,
-        refresh=_refresh(config, work),
-    )
-    settings = LoopSettings(
-        learning_rate=config.learning_rate,
-        checkpoint_seconds=training.checkpoint_seconds,
-        seed=config.seed,
-    )
+def _planned(training: Training, index: int, point: Solution, plan: list[Planned]) -> PlannedPolicy:
+    root, name = training.workspace.root, policy_id(index)
     # A lagged reference begins at the reference, or the first refresh would make it the neighbour's policy.
-    warm = index > 0 and config.lag is None
-    start = workspace.root / "policies" / policy_id(index - 1) if warm else None
-    model = new_adapter(base, rank=config.rank, seed=config.seed, start=start)
-    rows = train_adapter(model, task, settings, work, line)
-    _write_log(workspace.root / "training" / f"{name}.parquet", rows)
-    save_adapter(model, workspace.base_name, work / "adapter")
-    whole = workspace.root / "policies" / name
-    whole.parent.mkdir(exist_ok=True)
-    (work / "adapter").rename(whole)
-    shutil.rmtree(work)
-    return unwrap(model)
-
-
-def _refresh(config: RunConfig, work: Path) -> Refresh | None:
-    if config.lag is None:
-        return None
-
-    def again(rates: WinRates, floors: Mapping[str, float]) -> Solution:
-        return solve_floors(rates, floors, formulation(config))
-
-    return Refresh(config.lag, again, work)
-
-
-def _write_log(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """One row per logged step: what the dual wanted (``lambda.k``, ``chi.k``, ``predicted.k``) and what came."""
-    log = pd.DataFrame(rows)
-    leading = ["step", "loss", "kl", "ess"]
-    log = log[leading + sorted(set(log.columns) - {*leading, "epoch"})]
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    log.to_parquet(partial, index=False)
-    partial.replace(path)
+    warm = index > 0 and training.config.lag is None
+    start = root / "policies" / policy_id(index - 1) if warm else None
+    return PlannedPolicy(name, point, plan, start, root / "policies" / name, root / "training" / f"{name}.parquet")
 
 
 def _trained(config: RunConfig, points: Sequence[Solution]) -> list[Policy]:
@@ -402,7 +329,7 @@ def _interpolated(config: RunConfig, root: Path, trained: int) -> list[Policy]:
         for part in range(1, config.interpolate + 1):
             share = part / (config.interpolate + 1)
             between = Between(first=policy_id(index), second=policy_id(index + 1), share=share)
-            name = between_id(index, share)
+            name = between_id(between.first, share)
             whole, partial = root / "policies" / name, root / ".work" / name
             if not whole.is_dir():
                 first, second = root / "policies" / between.first, root / "policies" / between.second

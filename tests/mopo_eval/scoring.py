@@ -40,3 +40,13 @@ def fails(prompt: Any, response: str) -> float:
 
 async def slow(prompt: Any, response: str) -> float:
     return 0.5
+
+
+def refuses(prompt: Any, response: str) -> float:
+    """1 for an answer that says it will not say."""
+    return float("not" in response)
+
+
+def answers(prompt: Any, response: str) -> float:
+    """The opposite of ``refuses``, so that a policy has one at the cost of the other."""
+    return 1 - refuses(prompt, response)

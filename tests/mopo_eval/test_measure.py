@@ -18,13 +18,14 @@ from mopo_eval.evaluation import SPOOL, read_summary
 from mopo_eval.judges import load_judges
 from mopo_eval.judges.callables import load_callable
 from mopo_eval.measure import Measurement, Plan, measure
-from mopo_eval.profiles import read_profiles
+from mopo_eval.profiles import ThresholdProfile, read_profiles
 from mopo_eval.prompts import EvaluationPrompt
+from mopo_eval.results import read_results
 from mopo_eval.scorecards import read_scorecards
 from mopo_eval.selection import select
 from mopo_eval.spool import read_spool
 from mopo_train.errors import DataError, EngineError, JudgeError
-from mopo_train.family import read_family, write_family
+from mopo_train.family import INTERPOLATED, Between, Policy, read_family, write_family
 from tests.families import SCORES
 from tests.mopo_eval.stub_engine import Body, completion, error, stub_engine
 
@@ -115,6 +116,28 @@ def test_other_judges_score_the_same_answers_in_a_run_of_their_own(
     assert f"which an earlier run got (attached; evaluation/{first.summary.run})" in capsys.readouterr().err
     assert read_scorecards(root, read_family(root))["reference"].run == other.summary.run
     assert list(other.cards[0].objectives) == ["safety"]
+
+
+def test_an_interpolated_policy_that_is_dominated_is_withheld_and_one_that_is_not_is_kept(root: Path) -> None:
+    """One judge, which likes long answers, and answers that name their policy: the longest name is the front."""
+    made, longest = read_family(root), "policy-that-answers-at-length"
+    between = Between(first="policy-00", second="policy-01", share=0.5)
+    extra = [
+        Policy(id=name, kind=INTERPOLATED, adapter="policies/policy-00", between=between) for name in ("p", longest)
+    ]
+    write_family(root, made.model_copy(update={"policies": [*made.policies, *extra]}))
+    (root / "scorecards").mkdir()
+    (root / "scorecards" / "p.json").write_text("{}", encoding="utf-8")  # of an earlier run
+    with stub_engine([*SCORES, "p", longest]) as engine:
+        found = run(root, engine.url, {"safety": "tests.mopo_eval.scoring.length"})
+    assert (found.summary.front, found.summary.withheld) == ([longest], ["p"])
+    family = read_family(root)
+    assert list(read_scorecards(root, family)) == [*SCORES, longest]  # trained ones stay, dominated or not
+    results = read_results(root, family)
+    assert ("p" in results.table.policies, "p" in results.cards) == (True, False)
+    profile = ThresholdProfile(primary="safety", floors={"safety": 0.01})
+    selection = select(profile, {policy.id: results.cards.get(policy.id) for policy in family.policies})
+    assert (selection.policy, "p" in [row.id for row in selection.policies if row.meets]) == (longest, False)
 
 
 def test_more_samples_are_another_run(root: Path) -> None:

@@ -273,9 +273,17 @@ def test_members_between_neighbours_are_marked_and_every_policys_divergence_is_m
 ) -> None:
     options = {"policies": 3, "steps": 10, "interpolate": 2, "own_anchor": 0.1, "t0": 3, "floor_schedule": "adaptive"}
     family = world.train(tmp_path / "family", CONFIG.model_copy(update=options))
-    names = ["policy-00", "policy-00.33", "policy-00.67", "policy-01", "policy-01.33", "policy-01.67", "policy-02"]
+    names = [
+        "policy-00",
+        "policy-00.33333",
+        "policy-00.66667",
+        "policy-01",
+        "policy-01.33333",
+        "policy-01.66667",
+        "policy-02",
+    ]
     assert [policy.id for policy in family.policies] == ["reference", *names]
-    between = family.policy("policy-01.33")
+    between = family.policy("policy-01.33333")
     assert (between.kind, between.predicted, between.floors) == ("interpolated", {}, {})
     assert between.between is not None
     assert between.between.model_dump() == {"first": "policy-01", "second": "policy-02", "share": pytest.approx(1 / 3)}
