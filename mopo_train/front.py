@@ -26,8 +26,10 @@ DISTINCT = 2e-3
 """Points closer than this in every data win rate are one point."""
 NO_CONFLICT = 0.01
 """Where the nondominated candidates span less than this in every objective, floors do not bind."""
-EDGE = 0.1
+EDGE = 0.05
 """How far below the worst candidate the reference point of the hypervolume lies, in spans, so that the ends count."""
+INSET = 0.5
+"""Steps that the first and the last point lie inside the ends of a front of two objectives."""
 CURVE = 96
 """Candidates along a front of two objectives."""
 LEVELS = {2: 14, 3: 7, 4: 5}
@@ -35,6 +37,8 @@ LEVELS = {2: 14, 3: 7, 4: 5}
 MOST_CANDIDATES = 800
 MOST_OBJECTIVES = 12
 """The exact hypervolume takes exponential time in the objectives."""
+EXCHANGES, MOST_EXCHANGED = 4, 16
+"""Rounds of exchanges, and the number of points up to which they are worth their time."""
 
 
 Normaliser = Literal["prompt", "global"]
@@ -57,12 +61,14 @@ def propose(
     epsilon: float | None = None,
     normaliser: Normaliser = "prompt",
 ) -> list[Solution]:
-    """At most ``policies`` solutions spread evenly over the predicted front, neighbours close, lambda = 0 first.
+    """At most ``policies`` solutions spread evenly over the predicted front, neighbours close, the primary's end first.
 
-    Two objectives: even arc length in (primary, other) from lambda = 0 to where the other is nearly attained. More:
-    from a grid of multipliers, the candidate that adds most hypervolume in turn. On synthetic fronts of three (four)
-    objectives, 6 to 8 points chosen so held 0.63-0.80 (0.53-0.60) of the grid's hypervolume; taking the farthest
-    point in turn held 0.39-0.71 (0.03-0.19), because it sits on the corners, for gaps narrower by a fifth.
+    Two objectives: even in the length sum sqrt(-da db) of the front, which is the arc length of a straight one and
+    counts nothing where one objective is gained at no cost to the other; that is where hypervolume wants its points
+    (A. Auger, J. Bader, D. Brockhoff, E. Zitzler, "Theory of the hypervolume indicator", 2009), whatever the scale of
+    the objectives. Each point stands for the same part of the front, so the first and the last lie half a step inside
+    its ends. More objectives: the candidates of a grid of multipliers that hold most hypervolume together, by greedy
+    choice and exchanges. A single policy is the one without floors.
 
     Fewer points come back where the front has fewer distinct ones; exactly one, lambda = 0, where the objectives
     agree so that no floor binds. With ``normaliser`` "global" the points are on the front of that form. Objectives
@@ -173,31 +179,32 @@ def _choose(pool: _Candidates, policies: int) -> FloatArray:
     near = ~np.array(
         [((values >= value).all(axis=1) & (values > value + DISTINCT).any(axis=1)).any() for value in values]
     )
-    near[0] = True
     values, multipliers = values[near], pool.multipliers[near]
     scaled = (values - values.min(axis=0)) / np.maximum(np.ptp(values, axis=0), DISTINCT) + EDGE  # reference point: 0
-    chosen = _greedy(scaled, values, policies)
+    chosen = _exchanged(_greedy(scaled, values, policies), scaled, values)
+    chosen.sort(key=lambda i: (-values[i, 0], i))  # a path starts where the primary is largest
     places: FloatArray = multipliers[chosen][_short_path(scaled[chosen])]
     return places
 
 
+def _volume(scaled: FloatArray, rows: list[int]) -> float:
+    """Hypervolume of some points above 0."""
+    return float(moocore.hypervolume(scaled[rows], ref=np.zeros(scaled.shape[1]), maximise=True))
+
+
 def _greedy(scaled: FloatArray, values: FloatArray, policies: int) -> list[int]:
-    """Candidates that each add most hypervolume above 0 to those before, from candidate 0 on.
+    """Candidates that each add most hypervolume above 0 to those before.
 
     What a candidate adds only shrinks as others join, so an old figure is a bound and few are computed anew.
     """
-    origin = np.zeros(scaled.shape[1])
-
-    def volume(rows: list[int]) -> float:
-        return float(moocore.hypervolume(scaled[rows], ref=origin, maximise=True))
-
-    chosen, now = [0], volume([0])
-    bounds = [(-np.inf, i) for i in range(1, len(scaled))]  # a heap: largest bound first
+    chosen: list[int] = []
+    now = 0.0
+    bounds = [(-np.inf, i) for i in range(len(scaled))]  # a heap: largest bound first
     while bounds and len(chosen) < policies:
         _, i = heapq.heappop(bounds)
-        if _distance(values[chosen], values[i]).min() < DISTINCT:
+        if chosen and _distance(values[chosen], values[i]).min() < DISTINCT:
             continue
-        gain = volume([*chosen, i]) - now
+        gain = _volume(scaled, [*chosen, i]) - now
         if not bounds or gain >= -bounds[0][0]:
             chosen.append(i)
             now += gain
@@ -206,11 +213,33 @@ def _greedy(scaled: FloatArray, values: FloatArray, policies: int) -> list[int]:
     return chosen
 
 
+def _exchanged(chosen: list[int], scaled: FloatArray, values: FloatArray) -> list[int]:
+    """``chosen`` after exchanging single points for others while that adds hypervolume, `EXCHANGES` rounds at most."""
+    chosen = list(chosen)
+    held = _volume(scaled, chosen)
+    for _ in range(EXCHANGES if len(chosen) <= MOST_EXCHANGED else 0):
+        before = held
+        for place in range(len(chosen)):
+            rest = chosen[:place] + chosen[place + 1 :]
+            for i in range(len(scaled)):
+                if rest and _distance(values[rest], values[i]).min() < DISTINCT:
+                    continue
+                joined = _volume(scaled, [*rest, i])
+                if joined > held * (1 + 1e-9):
+                    held, chosen[place] = joined, i
+        if held <= before:
+            break
+    return chosen
+
+
 def _even(pool: _Candidates, policies: int) -> FloatArray:
-    """(at most ``policies``, 1) multipliers at even arc length along the curve, both ends included."""
-    steps = np.linalg.norm(np.diff(pool.values, axis=0), axis=1)
+    """(at most ``policies``, 1) multipliers that part the curve evenly, in the length that `propose` describes."""
+    moves = np.diff(pool.values, axis=0)
+    steps = np.sqrt(np.maximum(-moves[:, 0] * moves[:, 1], 0.0))
     along = np.concatenate([[0.0], np.cumsum(steps)])
-    places = np.linspace(0, along[-1], min(policies, 1 + int(along[-1] / DISTINCT)))
+    arc = float(np.linalg.norm(moves[steps > 0], axis=1).sum())
+    count = min(policies, 1 + int(arc / DISTINCT))
+    places = (np.arange(count) + INSET) / count * along[-1]
     return np.asarray(np.interp(places, along, pool.multipliers[:, 0]))[:, None]
 
 
