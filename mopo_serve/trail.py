@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from mopo_serve.access import KEY, Access
+from mopo_serve.access import KEY, Access, require
+from mopo_serve.audit.schema import TABLES
 from mopo_serve.audit.store import AuditStore, StoreUnavailable, open_store
 from mopo_serve.audit.writer import AuditWriter, NotWritten
 from mopo_serve.client import read_body
@@ -24,11 +26,13 @@ from mopo_serve.evidence import Rule, opinions
 from mopo_serve.feedback import FeedbackBody, Outcome, check, give
 from mopo_serve.floor_watch import FloorWatch
 from mopo_serve.keys import ApiKey
-from mopo_serve.openai_errors import unavailable
+from mopo_serve.openai_errors import ApiError, malformed, unavailable
 from mopo_serve.requests import encode, parse_body, validated
 
 LARGEST_FEEDBACK = 64 * 1024
 """Bytes of a feedback's body."""
+LARGEST_PAGE = 1000
+"""Rows of one answer of ``/v1/audit``."""
 WATCH_SECONDS = 2.0
 """Between two looks at what people said, by whichever gateway they said it to."""
 log = logging.getLogger("mopo_serve")
@@ -53,7 +57,10 @@ class Trail:
 
     def routes(self) -> Sequence[BaseRoute]:
         """What the gateway serves for the trail."""
-        return [Route("/v1/feedback", self._feedback, methods=["POST"])]
+        return [
+            Route("/v1/feedback", self._feedback, methods=["POST"]),
+            Route("/v1/audit/{table}", self._rows, methods=["GET"]),
+        ]
 
     def follow(self, deployment: Deployment, access: Access, registry: CollectorRegistry) -> None:
         """Hold feedback against what ``deployment`` serves, with ``access``'s limits, and be seen in ``registry``."""
@@ -138,6 +145,20 @@ class Trail:
             }
         )
 
+    async def _rows(self, request: Request) -> Response:
+        """A page of a table for a key with the right ``audit``: newest first, those ``before`` a number."""
+        require(request.scope, "audit")
+        table = TABLES.get(request.path_params["table"])
+        if table is None:
+            raise ApiError(404, f"there is no such table; known: {', '.join(TABLES)}", code="table_not_found")
+        before, limit = _number(request, "before", 2**62), min(_number(request, "limit", LARGEST_PAGE), LARGEST_PAGE)
+        try:
+            await self.writer.written()
+            rows = await asyncio.to_thread(self.store.page, table, before, limit)
+        except (NotWritten, StoreUnavailable) as error:
+            raise unavailable("the audit store cannot be read now; try again", "audit_unavailable") from error
+        return JSONResponse({"object": "list", "data": rows, "next": rows[-1]["seq"] if len(rows) == limit else None})
+
     async def _give(self, body: FeedbackBody, key: ApiKey | None) -> Outcome:
         """Store ``body``. The decision may still be on its way: wait for it. Raises ApiError (404, 503)."""
         name, everybody = (NOBODY, False) if key is None else (key.id, key.audit)
@@ -154,6 +175,16 @@ class Trail:
             return []
         live = [self._deployment.stable, self._deployment.candidate]
         return sorted({name for version in live if version for name in version.routing.family.objectives})
+
+
+def _number(request: Request, name: str, otherwise: int) -> int:
+    """The query's ``name``, at least 1. Raises ApiError (400)."""
+    given = request.query_params.get(name)
+    if given is None:
+        return otherwise
+    if not re.fullmatch("[0-9]{1,18}", given) or int(given) < 1:
+        raise malformed(f"'{name}' must be a whole number from 1", name)
+    return int(given)
 
 
 def open_trail(place: str, spill: Path | None, rule: Rule | None) -> Trail:

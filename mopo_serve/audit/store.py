@@ -101,6 +101,12 @@ class AuditStore:
         with self.snapshot(table) as (_, rows):
             yield from rows
 
+    def page(self, table: Table, before: int, limit: int) -> list[Row]:
+        """At most ``limit`` rows, newest first, with ``seq`` less than ``before``. Raises StoreUnavailable."""
+        query = select(table).where(table.c.seq < before).order_by(table.c.seq.desc()).limit(limit)
+        with self.reading() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
     @contextmanager
     def snapshot(self, table: Table, *, batch: int = 5000) -> Iterator[tuple[Head, Iterator[Row]]]:
         """The head and the rows of ``table`` at one moment, by ``seq``, read in batches. Raises StoreUnavailable."""

@@ -133,6 +133,31 @@ async def test_a_key_judges_its_own_answers_within_its_limits(tmp_path: Path) ->
     assert statuses == [401, 404, 200, 200, 200, 429]
 
 
+async def test_a_key_with_the_right_reads_the_audit_page_by_page(tmp_path: Path) -> None:
+    made = [make_key("app", "2026-01-01T00:00:00+00:00"), make_key("auditor", "2026-01-01T00:00:00+00:00", audit=True)]
+    app, auditor = ({"authorization": f"Bearer {text}"} for _, text in made)
+    async with audited(tmp_path / "a.db", access=Access(KeyRing(key for key, _ in made))) as gateway:
+        body = {"model": "mopo/balanced", "messages": MESSAGES}
+        asked = [(await gateway.client.post(CHAT, json=body, headers=app)).headers["x-request-id"] for _ in range(3)]
+        pages, before = [], ""
+        for _ in range(2):
+            answer = await gateway.client.get(f"/v1/audit/decisions?limit=2{before}", headers=auditor)
+            pages.append([row["request_id"] for row in answer.json()["data"]])
+            before = f"&before={answer.json()['next']}"
+        assert pages == [asked[:0:-1], asked[:1]]
+        assert answer.json()["next"] is None
+        refused = [
+            ((await gateway.client.get(f"/v1/audit/{path}", headers=headers)).status_code)
+            for path, headers in [
+                ("decisions", app), ("decisions", {}), ("heads", auditor),
+                ("events?limit=0", auditor), ("events?before=x", auditor),
+            ]
+        ]  # fmt: skip
+    assert refused == [403, 401, 404, 400, 400]
+    async with audited(tmp_path / "b.db") as gateway:  # open: nobody has rights
+        assert (await gateway.client.get("/v1/audit/decisions")).status_code == 403
+
+
 async def test_a_profile_falls_back_to_the_next_certified_policy_and_an_event_says_so(tmp_path: Path) -> None:
     """``balanced`` (safety >= 0.7) is served by policy-01; policy-02 is the next that holds the floor."""
     async with audited(tmp_path / "a.db", Rule("upper", minimum=30)) as gateway:
