@@ -60,10 +60,10 @@ def with_profile(base: ProfileFile, name: str, profile: ThresholdProfile | None)
     if profile is not None:
         floors = {floor_name: floor for floor_name, floor in profile.floors.items() if floor > 0}
         kept[name] = profile.model_copy(update={"floors": floors})
-    return ProfileFile(profiles=kept, organisation=base.organisation)
+    return base.model_copy(update={"profiles": kept})
 
 
 def with_organisation(base: ProfileFile, floors: dict[str, float]) -> ProfileFile:
     """``base`` with other floors of the organisation; those of 0 are left out."""
     kept = {name: floor for name, floor in floors.items() if floor > 0}
-    return ProfileFile(profiles=base.profiles, organisation=Organisation(floors=kept))
+    return base.model_copy(update={"organisation": Organisation(floors=kept)})

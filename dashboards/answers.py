@@ -3,6 +3,7 @@
 Nothing here computes a score: means and intervals are in the scorecards.
 """
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dashboards.errors import EvaluationError
+from mopo_train.rows import RowError, read_prompt
 
 IntArray = npt.NDArray[np.intp]
 
@@ -83,7 +85,12 @@ def evenly(names: list[str], count: int) -> list[str]:
 
 
 def prompt_text(prompt: Any) -> str:
-    """A prompt as plain text: itself, or ``role: content`` per message of a conversation."""
+    """A prompt as plain text: itself, or ``role: content`` per message of a conversation (also as JSON)."""
+    if isinstance(prompt, str) and prompt.startswith("["):
+        try:
+            return prompt_text(read_prompt(json.loads(prompt)))
+        except (ValueError, RecursionError, RowError):
+            return str(prompt)
     if isinstance(prompt, str):
         return prompt
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
@@ -97,8 +104,10 @@ class AnswerStore:
 
     def __init__(self, directory: Path) -> None:
         """Raises EvaluationError if the answers are missing or cannot be read; judgements may be missing."""
-        columns = ["policy", "prompt_id", "sample", "response", "finish_reason"]
-        self._answers = read_columns(directory / "responses.parquet", columns, optional={"sample", "finish_reason"})
+        columns = ["policy", "prompt_id", "sample", "response", "finish_reason", "prompt"]
+        self._answers = read_columns(
+            directory / "responses.parquet", columns, optional={"sample", "finish_reason", "prompt"}
+        )
         self._answer_rows = _rows_by_prompt(self._answers)
         self._judgements: pa.Table | None = None
         self._judgement_rows: dict[str, IntArray] = {}
@@ -118,6 +127,11 @@ class AnswerStore:
         """Policies that gave an answer, in order of appearance."""
         found: list[str] = pc.unique(self._answers.column("policy")).to_pylist()
         return found
+
+    def prompt(self, prompt_id: str) -> str:
+        """A prompt as the evaluation keeps it; empty for an unknown one."""
+        rows = _rows(self._answers, self._answer_rows, prompt_id)
+        return str(rows[0].get("prompt") or "") if rows else ""
 
     def search(self, words: str) -> set[str]:
         """Ids of the prompts with an answer that contains every one of ``words``, ignoring case."""

@@ -24,26 +24,20 @@ def main() -> None:
     ask_language()
     t = shared.words()
     st.html(f'<script>document.documentElement.lang = "{t.language}"</script>', unsafe_allow_javascript=True)
-    if shared.settings().login and not st.user.is_logged_in:
+    if shared.settings().login and not st.user.get("is_logged_in"):
         show_login(t)
         return
-    sections = {
-        t(f"app.section_{section}"): [
-            st.Page(
-                VIEWS / f"{FILES.get(name, name)}.py",
-                title=t(f"app.page_{name}"),
-                icon=icon,
-                url_path=address,
-                default=name == "front",
-            )
-            for name, address, icon in pages
-            if (VIEWS / f"{FILES.get(name, name)}.py").exists()
-        ]
-        for section, pages in PAGES.items()
-    }
-    page = st.navigation(
-        {section: pages for section, pages in sections.items() if pages}, position="sidebar", expanded=True
-    )
+    pages = [
+        st.Page(
+            VIEWS / f"{FILES.get(name, name)}.py",
+            title=t(f"app.page_{name}"),
+            icon=icon,
+            url_path=address,
+            default=name == "front",
+        )
+        for name, address, icon in PAGES
+    ]
+    page = st.navigation(pages, position="sidebar", expanded=True)
     show_session(t)
     page.run()
 

@@ -28,6 +28,10 @@ class Catalogue:
         text = self._texts[key]
         return text.format(**values) if values else text
 
+    def __contains__(self, key: str) -> bool:
+        """True if there is a text at ``key``."""
+        return key in self._texts
+
     def objective(self, name: str) -> str:
         """An objective inside a sentence: translated where the catalogue has it, else as the family writes it.
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from dashboards.errors import AddressError
+from dashboards.login import check_login, secrets_places
 from dashboards.settings import Settings
 from mopo_train import __version__
 from mopo_train.console import say
@@ -41,7 +42,10 @@ SETTINGS = {
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
 @click.option("--port", default=8501, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--gateway", metavar="URL", help="A live gateway, for the playground; its key in MOPO_API_KEY.")
-@click.option("--audit", metavar="PATH|URL", help="The gateway's audit store, for the monitor.")
+@click.option(
+    "--audit", metavar="STORE", envvar="MOPO_AUDIT", show_envvar=True,
+    help="The gateway's audit store, for the monitor.  [default: audit.db in the user's state]",
+)  # fmt: skip
 @click.option("--read-only", is_flag=True, help="Show everything, save nothing.")
 @click.option("--login", is_flag=True, help="Ask for a login through OIDC ([auth] in .streamlit/secrets.toml).")
 @click.version_option(__version__)
@@ -53,6 +57,8 @@ def main(family: Path, host: str, port: int, **more: Any) -> None:
     try:
         check_family(family)
         check_address(host, port)
+        if more["login"]:
+            check_login(secrets_places())
     except MopoError as error:
         say(f"mopo-dashboard: {error}")
         sys.exit(1)

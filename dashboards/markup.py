@@ -50,6 +50,12 @@ def facts(parts: Sequence[tuple[str, str]]) -> str:
     )
 
 
+def figures(parts: Sequence[tuple[str, str]]) -> str:
+    """Large numbers side by side, each under what it counts."""
+    items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in parts)
+    return f'<dl class="m-figures">{items}</dl>'
+
+
 def verdict(text: str, detail: str, *, feasible: bool) -> str:
     """The answer to what was asked, in one sentence and a second, smaller one."""
     tone = "" if feasible else " none"
@@ -141,10 +147,11 @@ def card(heading: str, aside: str, text: str, below: str, t: Catalogue) -> str:
     shown = f'<p tabindex="0">{escape(text)}</p>'
     if not text.strip():
         shown = f'<p class="m-empty">{escape(t("answers.empty"))}</p>'
+    said = f'<div class="m-judged">{below}</div>' if below else ""
     return (
         f'<article class="m-answer" aria-label="{escape(t("answers.answer_of", name=heading))}">'
         f"<header><span>{escape(heading)}</span><small>{escape(aside)}</small></header>"
-        f'{shown}<div class="m-judged">{below}</div></article>'
+        f"{shown}{said}</article>"
     )
 
 

@@ -8,6 +8,11 @@ STYLE = f"""<style>
 .stApp h1 {{ font-size: 1.85rem; font-weight: 650; letter-spacing: -0.01em; padding: 0 0 0.15rem; }}
 .stApp h2 {{ font-size: 1.2rem; font-weight: 600; padding: 1.1rem 0 0.1rem; }}
 .stApp h3 {{ font-size: 1.02rem; font-weight: 600; padding: 0.2rem 0 0; }}
+/* Streamlit's own are too pale for small text, by WCAG's 4.5 to 1. */
+.stApp [data-testid="stCaptionContainer"], .stApp [data-testid="stCaptionContainer"] p,
+.stApp [data-testid="stSidebarNavLink"] [data-testid="stIconMaterial"] {{ color: {palette.MUTED} !important;
+  opacity: 1; }}
+.stApp [aria-checked="true"] p, .stApp [aria-pressed="true"] p {{ color: {palette.DEEP_BLUE}; }}
 .m-facts {{ color: {palette.MUTED}; font-size: 0.93rem; }}
 .m-facts b {{ color: {palette.INK}; font-weight: 600; }}
 .m-facts span + span::before {{ content: "·"; padding: 0 0.5em; color: {palette.GREY}; }}
@@ -15,6 +20,9 @@ STYLE = f"""<style>
   border-radius: 0 6px 6px 0; font-size: 1.06rem; line-height: 1.45; margin-top: 0.3rem; }}
 .m-verdict.none {{ border-color: {palette.RUST}; }}
 .m-verdict small {{ display: block; color: {palette.MUTED}; font-size: 0.9rem; margin-top: 0.15rem; }}
+.m-figures {{ display: flex; flex-wrap: wrap; gap: 0.6rem 2.4rem; margin: 0.8rem 0 0.2rem; }}
+.m-figures dt {{ color: {palette.MUTED}; font-size: 0.88rem; font-weight: 400; }}
+.m-figures dd {{ margin: 0; font-size: 1.6rem; font-weight: 600; font-variant-numeric: tabular-nums; }}
 .m-note {{ color: {palette.MUTED}; font-size: 0.92rem; line-height: 1.5; max-width: 76ch; }}
 .m-key {{ display: flex; flex-wrap: wrap; gap: 0.3rem 1.3rem; color: {palette.MUTED}; font-size: 0.88rem; }}
 .m-key span {{ display: inline-flex; align-items: center; gap: 0.4rem; }}

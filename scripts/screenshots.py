@@ -21,7 +21,7 @@ from dashboards.navigation import PAGES as NAVIGATION
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-PAGES = ["front", *(address for pages in NAVIGATION.values() for _, address, _ in pages if address != "front")]
+PAGES = [address for _, address, _ in NAVIGATION]
 """Addresses; the front is at the root."""
 
 

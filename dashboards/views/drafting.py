@@ -96,7 +96,9 @@ def ask_profile(view: FamilyView, before: ThresholdProfile, place: str, t: Catal
         format_func=lambda name: told.get(name) or t("profiles.serve", policy=name),
         key=f"{place}-otherwise",
     )
-    update = {"primary": primary, "floors": floors, "on_infeasible": otherwise}
+    mixed = st.checkbox(t("profiles.mixture"), value=before.selection == "mixture", key=f"{place}-mixture")
+    selection = "mixture" if mixed else "single"
+    update = {"primary": primary, "floors": floors, "on_infeasible": otherwise, "selection": selection}
     return ThresholdProfile.model_validate(before.model_dump() | update)
 
 
@@ -143,6 +145,8 @@ def verdict(view: FamilyView, profile: ThresholdProfile, choice: Selection, t: C
     card = view.cards[choice.policy] if choice.policy else None
     score = card.objectives.get(profile.primary) if card else None
     if choice.feasible and score is not None:
+        if choice.weights:
+            return markup.verdict(t("profiles.gets_mixture", shares=choice.served), floors, feasible=True)
         facts = {"policy": choice.policy, "primary": t.objective(profile.primary), "mean": score.mean}
         return markup.verdict(t("profiles.gets", **facts), floors, feasible=True)
     cell = shared.gets(choice, t)
@@ -158,13 +162,14 @@ def show_margins(choice: Selection, t: Catalogue) -> None:
         return
     rows = []
     for name, floor in floors.items():
-        bound, margin = row.certified[name], row.margins[name]
+        bound = choice.expected[name] if choice.expected else row.certified[name]
+        margin = None if bound is None else bound - floor
         known = bound is not None and margin is not None
         state = Cell(markup.signed(margin or 0), "good" if known and margin is not None and margin >= 0 else "bad")
         certified = Cell(f"{bound:.3f}" if bound is not None else t("word.not_measured"), "number")
         rows.append([Cell(t.title(name)), Cell(f"{floor:.2f}", "number"), certified, state])
     heads = [Cell(t("front.floors_column")), Cell(t("profiles.asked"), "number")]
-    heads += [Cell(t("profiles.certified_of", policy=row.id), "number"), Cell(t("profiles.margin"))]
+    heads += [Cell(t("profiles.certified_of", policy=choice.served or row.id), "number"), Cell(t("profiles.margin"))]
     shared.table(heads, rows, t("profiles.margins"))
 
 

@@ -199,6 +199,8 @@ def profile_row(row: Outcome, t: Catalogue) -> list[Cell]:
     floors = t.floors(row.selection.floors, "word.floor_short")
     worst = row.margins
     margins = {k: v for k, v in worst.margins.items() if v is not None and row.selection.floors[k] > 0} if worst else {}
+    if row.selection.expected:  # of a mixture: its average
+        margins = {k: v - row.selection.floors[k] for k, v in row.selection.expected.items()}
     least = min(margins, key=lambda name: margins[name], default=None)
     margin = Cell(markup.signed(margins[least]), "number", t.objective(least)) if least else Cell("–", "number")
     gets = shared.gets(row.selection, t)

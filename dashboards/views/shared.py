@@ -41,7 +41,7 @@ def words() -> Catalogue:
 
 def signed_in() -> str | None:
     """The name, or the address, of who signed in; None without a login."""
-    if not settings().login or not st.user.is_logged_in:
+    if not settings().login or not st.user.get("is_logged_in"):
         return None
     found = st.user.get("name") or st.user.get("email")
     return str(found) if found else None
@@ -132,7 +132,8 @@ def why_out(margins: Mapping[str, float | None], t: Catalogue) -> str:
 def gets(choice: Selection, t: Catalogue) -> markup.Cell:
     """The policy that a profile gets, and why where it gets none that holds its floors."""
     if choice.feasible:
-        return markup.Cell(f"✓ {choice.policy}", "good")
+        mixed = t("front.mixture") if choice.weights else ""
+        return markup.Cell(f"✓ {choice.served}", "good", mixed)
     if choice.policy:
         return markup.Cell(f"▲ {choice.policy}", "bad", t("front.fallback"))
     closest = next((row for row in choice.policies if row.id == choice.closest), None)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pandas as pd
 
 from mopo_eval.profiles import Organisation, ProfileFile, ThresholdProfile, write_profiles
 from mopo_eval.scorecards import Estimate, ObjectiveScore, Scorecard, write_scorecards
+from mopo_serve.audit.schema import DECISIONS, EVENTS, FEEDBACK
+from mopo_serve.audit.store import decision_row, open_store
+from mopo_serve.decisions import Decision
 from mopo_train.family import REFERENCE, DataSummary, Policy, PolicyFamily, write_family
 
 NAMES = ["helpfulness", "safety", "factuality", "brevity", "politeness"]
@@ -123,6 +127,46 @@ def _family(root: Path, names: list[str], means: dict[str, dict[str, float]]) ->
         config={"seed": 0, "tau": 0.15},
         policies=members,
     )
+
+
+def write_example_audit(place: Path, days: int = 20) -> None:
+    """A store with requests of ``days`` until now, failures among them, and judgements that break one promise."""
+    draw = np.random.default_rng(1)
+    now = datetime.now(UTC).timestamp()
+    store = open_store(str(place))
+    made = []
+    for index in range(days * 30):
+        age = days * 86_400 * (1 - index / (days * 30))
+        profile = ["balanced", "assistant", "clinic"][int(draw.choice(3, p=[0.5, 0.3, 0.2]))]
+        policy = {"balanced": "policy-04", "assistant": "policy-02", "clinic": "policy-05"}[profile]
+        status = int(draw.choice([200, 422, 403, 503], p=[0.93, 0.03, 0.02, 0.02]))
+        made.append(
+            Decision(
+                request_id=f"req-{index}",
+                time=now - age,
+                profile=profile,
+                policy=policy if status == 200 else "-",
+                family="family@0123456789ab",
+                status=status,
+                seconds=float(draw.gamma(4, 0.2)),
+                first_token_seconds=float(draw.gamma(2, 0.04)),
+                prompt_tokens=int(draw.integers(10, 200)),
+                completion_tokens=int(draw.integers(20, 300)),
+            )
+        )
+    store.append(DECISIONS, [decision_row(each, "example", number) for number, each in enumerate(made, start=1)])
+    said = []
+    for policy, mean in (("policy-04", 0.45), ("policy-02", 0.70)):  # policy-04 was measured at 0.79
+        for index in range(60):
+            value = float(np.clip(draw.normal(mean, 0.1), 0, 1))
+            about = {"request_id": f"{policy}-{index}", "against": "", "objective": "safety", "value": value}
+            about |= {"judge": "example", "comment": "", "profile": "balanced", "policy": policy}
+            said.append(about | {"against_policy": "", "family": "family@0123456789ab", "time": now})
+    store.append_own(FEEDBACK, said)
+    detail = json.dumps({"from": "policy-04", "to": "policy-05"})
+    event = {"kind": "fallback", "family": "family@0123456789ab", "profile": "balanced", "detail": detail, "time": now}
+    store.append_own(EVENTS, [event])
+    store.close()
 
 
 def _write_logs(directory: Path, family: PolicyFamily) -> None:

@@ -36,10 +36,10 @@ def accepts(port: int) -> bool:
 
 
 @contextmanager
-def served(root: Path) -> Iterator[Served]:
+def served(root: Path, *options: str) -> Iterator[Served]:
     """A healthy dashboard of ``root``; ended with the block if it has not ended by itself."""
     port = free_port()
-    command = [COMMAND, str(root), "--port", str(port)]
+    command = [COMMAND, str(root), "--port", str(port), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         here = Served(process, port)
         try:

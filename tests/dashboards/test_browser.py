@@ -1,20 +1,46 @@
-"""The dashboard as people see it: the real command, a real Chromium, and pictures to look at in pytest's directory."""
+"""The dashboard as people see it: the real command, a real Chromium, a live gateway, and the paths that they take.
 
+Pictures to look at are in pytest's directory; ``scripts/screenshots.py`` makes those of every page and language.
+"""
+
+import importlib.util
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from dashboards.navigation import PAGES
+from mopo_eval.engine import Engine
+from mopo_serve.audit import frames
+from mopo_serve.audit.store import open_store
+from mopo_train.preferences import read_preferences
 from tests.dashboards.examples import write_example_family
 from tests.dashboards.served import served
+from tests.mopo_serve.test_end_to_end import serving
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 DESK, PHONE = 1280, 390
-PATIENCE = 30_000  # milliseconds; reached only when something is wrong
+PATIENCE = 60_000  # milliseconds; reached only when something is wrong
+SERIOUS = {"serious", "critical"}
+LINKS = {
+    "front": ("Front", "The trade-off"),
+    "price": ("Price of a floor", "The price of a floor"),
+    "policies": ("Policies", "Policies compared"),
+    "answers": ("Answers", "Answers side by side"),
+    "profiles": ("Profiles", "Profiles"),
+    "training": ("Training", "Training"),
+    "data": ("Data", "The data"),
+    "labelling": ("Labelling", "Labelling"),
+    "playground": ("Playground", "Try it"),
+    "monitor": ("Monitor", "What is served"),
+}
+"""Name in the navigation and heading of each page, by its address."""
 
 pytestmark = [
     pytest.mark.browser,
@@ -22,12 +48,24 @@ pytestmark = [
 ]
 
 
+class Here(NamedTuple):
+    """A dashboard with everything that it can be given."""
+
+    url: str
+    root: Path
+    audit: Path
+
+
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    root = tmp_path_factory.mktemp("browser") / "family"
+def here(tmp_path_factory: pytest.TempPathFactory, tiny_family: Path, embedded_engine: Engine) -> Iterator[Here]:
+    place = tmp_path_factory.mktemp("browser")
+    root, audit = place / "family", place / "audit.db"
     write_example_family(root, prompts=40)
-    with served(root) as here:
-        yield here.url
+    with (
+        serving(tiny_family, "--engine", embedded_engine.url, "--audit", str(audit)) as gateway,
+        served(root, "--gateway", gateway.url, "--audit", str(audit)) as dashboard,
+    ):
+        yield Here(dashboard.url, root, audit)
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +77,16 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def errors() -> list[str]:
-    """What a page complained about."""
-    return []
+def width() -> int:
+    return DESK
 
 
-@pytest.fixture(params=[DESK, PHONE], ids=["desk", "phone"])
-def page(browser: Browser, request: pytest.FixtureRequest, errors: list[str]) -> Iterator[Page]:
-    tab = browser.new_page(viewport={"width": request.param, "height": 900})
+@pytest.fixture
+def page(browser: Browser, width: int) -> Iterator[Page]:
+    """A tab that must have raised nothing and asked nobody but the dashboard."""
+    tab = browser.new_page(viewport={"width": width, "height": 900})
     tab.set_default_timeout(PATIENCE)
+    errors: list[str] = []
     tab.on("pageerror", lambda error: errors.append(str(error)))
     hosts: set[str | None] = set()
     tab.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
@@ -59,19 +98,39 @@ def page(browser: Browser, request: pytest.FixtureRequest, errors: list[str]) ->
     assert hosts - {None} == {"127.0.0.1"}  # None: pictures that are written in the page
 
 
+def settle(page: Page) -> None:
+    """Wait until no script runs and nothing on the page is being drawn."""
+    page.wait_for_function(
+        """() => document.querySelector('[data-test-script-state="running"]') === null
+              && document.querySelector('.stApp [data-stale="true"], .stApp [data-testid="stSkeleton"]') === null
+              && [...document.querySelectorAll('.stPlotlyChart')].every(chart => chart.querySelector('.main-svg'))"""
+    )
+
+
 def photograph(page: Page, path: Path) -> None:
     """Save the page at its full height and check that nothing runs over its width."""
-    expect(page.locator('[data-testid="stSkeleton"]')).to_have_count(0, timeout=PATIENCE)
+    settle(page)
     size = page.viewport_size
     assert size is not None
     height = page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollHeight")
     page.set_viewport_size({"width": size["width"], "height": height})
     page.screenshot(path=path)
     assert page.evaluate("() => document.documentElement.scrollWidth") <= size["width"]
+    page.set_viewport_size(size)
 
 
-def test_moving_a_floor_changes_the_policy_on_the_front_page(page: Page, url: str, tmp_path: Path) -> None:
-    page.goto(url)
+def faults(page: Page) -> list[str]:
+    """What axe-core finds serious or critical: rule and first element."""
+    package = importlib.util.find_spec("axe_core_python")
+    assert package is not None and package.origin is not None
+    page.evaluate(Path(package.origin).with_name("axe.min.js").read_text(encoding="utf-8"))
+    found: list[dict[str, Any]] = page.evaluate("async () => (await axe.run()).violations")
+    return [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found if each["impact"] in SERIOUS]
+
+
+@pytest.mark.parametrize("width", [DESK, PHONE], ids=["desk", "phone"])
+def test_a_floor_finds_its_policy(page: Page, here: Here, tmp_path: Path) -> None:
+    page.goto(here.url)
     verdict = page.get_by_role("status")
     # safety, certified: the mean less 2.9 * 0.35 / sqrt(40) = 0.160; the organisation asks for 0.60
     expect(verdict).to_contain_text("policy-03 is the best for helpfulness", timeout=PATIENCE)
@@ -85,26 +144,19 @@ def test_moving_a_floor_changes_the_policy_on_the_front_page(page: Page, url: st
     expect(slider).to_have_attribute("aria-valuetext", "0.70")
     expect(verdict).to_contain_text("policy-05 is the best for helpfulness", timeout=PATIENCE)
     expect(verdict).to_contain_text("hold safety at least 0.70. Out: reference, policy-00")
-    expect(page.locator(".stPlotlyChart .annotation-text", has_text="Safety ≥ 0.70").first).to_be_visible(
-        timeout=PATIENCE
-    )
+    floor = page.locator(".stPlotlyChart .annotation-text", has_text="Safety ≥ 0.70").first
+    expect(floor).to_be_visible(timeout=PATIENCE)
     photograph(page, tmp_path / "front.png")
 
 
-def test_policies_are_compared_in_panels(page: Page, url: str, tmp_path: Path) -> None:
-    page.goto(f"{url}/policies")
-    expect(page.get_by_role("heading", name="Policies compared")).to_be_visible(timeout=PATIENCE)
+def test_policies_and_two_answers_are_compared(page: Page, here: Here, tmp_path: Path) -> None:
+    page.goto(f"{here.url}/policies")
     expect(page.get_by_role("table", name="Paired differences")).to_contain_text("worse", timeout=PATIENCE)
     page.get_by_text("All policies", exact=True).click()
     expect(page.locator(".stPlotlyChart .main-svg .scatterlayer")).to_have_count(6, timeout=PATIENCE)
-    expect(page.locator(".stPlotlyChart .shapelayer path")).to_have_count(4)  # parity three times, one floor
     row = page.get_by_role("table", name="Measured scores").get_by_role("row", name="policy-07")
     expect(row).to_contain_text("0.930")  # safety: 0.56 + 0.37
-    photograph(page, tmp_path / "policies.png")
-
-
-def test_a_prompt_is_chosen_and_its_answers_are_read(page: Page, url: str, tmp_path: Path) -> None:
-    page.goto(f"{url}/answers")
+    page.get_by_role("link", name="Answers").click()
     expect(page.get_by_role("article").first).to_contain_text("The river of velm-0", timeout=PATIENCE)
     page.get_by_label("Search in prompts").fill("orchard velm-13")
     page.get_by_label("Search in prompts").press("Enter")
@@ -112,18 +164,97 @@ def test_a_prompt_is_chosen_and_its_answers_are_read(page: Page, url: str, tmp_p
     expect(page.locator(".m-prompt")).to_contain_text("the orchard of Velm-13", timeout=PATIENCE)
     expect(articles.first).to_contain_text("The orchard of velm-13", timeout=PATIENCE)
     expect(articles.first).to_contain_text("of 5 points that were expected")
-    expect(articles).to_have_count(8)  # all but the dominated policy-04
+    for name in ("policy-01", "policy-02", "policy-03", "policy-05", "policy-06", "reference"):
+        page.get_by_role("button", name=name, exact=True).click()
+    expect(articles).to_have_count(2, timeout=PATIENCE)
     photograph(page, tmp_path / "answers.png")
 
 
-def test_the_pages_are_reached_by_the_navigation(browser: Browser, url: str) -> None:
-    tab = browser.new_page(viewport={"width": DESK, "height": 900})
-    tab.goto(url)
-    for link, heading in (
-        ("Policies", "Policies compared"),
-        ("Answers", "Answers side by side"),
-        ("Front", "The trade-off"),
-    ):
-        tab.get_by_role("link", name=link).click(timeout=PATIENCE)
-        expect(tab.get_by_role("heading", name=heading)).to_be_visible(timeout=PATIENCE)
-    tab.close()
+def test_a_profile_is_drafted_signed_put_in_force_and_a_new_score_ends_the_sign_off(
+    page: Page, here: Here, tmp_path: Path
+) -> None:
+    page.goto(f"{here.url}/profiles")
+    slider = page.get_by_role("slider", name="Safety at least")
+    expect(slider).to_have_attribute("aria-valuetext", "0.65", timeout=PATIENCE)  # of "assistant"
+    slider.focus()
+    for _ in range(8):
+        slider.press("ArrowRight")
+    expect(page.get_by_role("status").first).to_contain_text("policy-05 serves this profile", timeout=PATIENCE)
+    page.get_by_label("Your name").fill("Ben")
+    page.get_by_role("button", name="Save as version 1").click()
+    expect(page.get_by_text("Saved as version 1.")).to_be_visible(timeout=PATIENCE)
+    page.get_by_text("Sign and put in force", exact=True).click()
+    page.get_by_label("Your name").fill("Aiko")
+    page.get_by_role("button", name="Sign assistant").click()
+    expect(page.get_by_role("table", name="Profiles of this version")).to_contain_text(
+        "Aiko (product)", timeout=PATIENCE
+    )
+    photograph(page, tmp_path / "signed.png")
+    page.get_by_role("button", name="Put version 1 in force").click()
+    expect(page.get_by_text("This is what is in force.")).to_be_visible(timeout=PATIENCE)
+    assert "version 1" in (here.root / "profiles.yaml").read_text(encoding="utf-8")
+    card = here.root / "scorecards" / "policy-00.json"
+    kept = card.read_text(encoding="utf-8")
+    content = json.loads(kept)
+    content["objectives"]["safety"]["mean"] += 0.001
+    card.write_text(json.dumps(content), encoding="utf-8")
+    page.get_by_text("History", exact=True).click()
+    page.get_by_text("Sign and put in force", exact=True).click()
+    expect(page.get_by_role("table", name="Sign-offs")).to_contain_text(
+        "changed since: the evaluation", timeout=PATIENCE
+    )
+    card.write_text(kept, encoding="utf-8")
+
+
+def test_one_prompt_is_answered_twice_and_voted_on(page: Page, here: Here, tmp_path: Path) -> None:
+    page.goto(f"{here.url}/playground")
+    page.get_by_label("Prompt").fill("Where is the river?")
+    page.get_by_label("Most tokens").fill("12")
+    page.get_by_role("button", name="Ask both").click()
+    articles = page.get_by_role("article")
+    expect(articles).to_have_count(2, timeout=PATIENCE)
+    expect(articles.first).to_contain_text("policy-00", timeout=PATIENCE)  # of "helpful"
+    expect(articles.last).to_contain_text("Why: policy-02")  # of "careful"
+    page.get_by_role("radiogroup", name="Safety of helpful").get_by_text("poor").click()
+    page.get_by_role("radiogroup", name="Safety of careful").get_by_text("good").click()
+    photograph(page, tmp_path / "playground.png")
+    page.get_by_role("button", name="Send votes").click()
+    expect(page.get_by_text("The gateway has taken your votes.")).to_be_visible(timeout=PATIENCE)
+    store = open_store(str(here.audit), create=False)
+    found = frames.judgements(store)
+    store.close()
+    assert dict(zip(found["policy"], found["value"], strict=True)) == {"policy-00": 0.0, "policy-02": 1.0}
+
+
+def test_ten_pairs_are_labelled_with_the_keyboard(page: Page, here: Here, tmp_path: Path) -> None:
+    page.goto(f"{here.url}/labelling")
+    page.get_by_label("Your name").fill("Mei")
+    page.get_by_label("Your name").press("Enter")
+    question = page.get_by_role("status")
+    expect(question).to_contain_text("helpfulness?", timeout=PATIENCE)
+    photograph(page, tmp_path / "labelling.png")
+    page.get_by_role("heading", level=1).click()  # out of the text field, which takes letters for itself
+    for pair in range(10):
+        for objective, key in (("helpfulness", "a"), ("safety", "b"), ("factuality", "t")):
+            expect(question).to_contain_text(f"better for {objective}?", timeout=PATIENCE)
+            expect(question).to_contain_text(f"{pair} pairs done")
+            page.keyboard.press(key)
+    expect(question).to_contain_text("10 pairs done", timeout=PATIENCE)
+    data = read_preferences([here.root / "labels.jsonl"])
+    assert data.labels.tolist() == [[0.5, 1.0, 0.0]] * 10  # factuality, helpfulness, safety
+
+
+def test_every_page_is_reached_passes_axe_and_fits_a_phone(page: Page, here: Here) -> None:
+    assert list(LINKS) == [address for _, address, _ in PAGES]
+    page.goto(here.url)
+    found: dict[str, list[str]] = {}
+    for address, (link, heading) in LINKS.items():
+        page.get_by_role("link", name=link, exact=True).click()
+        expect(page.get_by_role("heading", name=heading, level=1, exact=True)).to_be_visible(timeout=PATIENCE)
+        settle(page)
+        found[address] = faults(page)
+        page.set_viewport_size({"width": PHONE, "height": 900})
+        wide = page.evaluate("() => document.documentElement.scrollWidth")
+        page.set_viewport_size({"width": DESK, "height": 900})
+        assert wide <= PHONE, address
+    assert found == {address: [] for address in LINKS}

@@ -7,6 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from dashboards.cli import SETTINGS, check_family, main
+from dashboards.errors import LoginError
+from dashboards.login import check_login
+from dashboards.settings import Settings, read_settings
 from mopo_train.errors import FamilyNotFound
 from tests.dashboards.served import accepts, served
 from tests.families import write_measured_family
@@ -74,3 +77,48 @@ def test_a_half_written_family_is_served_since_its_page_helps(tmp_path: Path, tr
     (tmp_path / trace).rmdir()
     with pytest.raises(FamilyNotFound):
         check_family(tmp_path)
+
+
+def test_what_the_command_was_given_reaches_the_application() -> None:
+    given = Settings(Path("/family"), gateway="http://127.0.0.1:8000", audit="audit.db", read_only=True, login=True)
+    assert read_settings(given.environment()) == given
+    assert read_settings({"MOPO_DASHBOARD_FAMILY": "/family", "MOPO_API_KEY": "k"}) == Settings(
+        Path("/family"), key="k"
+    )
+    assert "MOPO_API_KEY" not in given._replace(key="secret").environment()
+
+
+SECRETS = """[auth]
+redirect_uri = "http://127.0.0.1:8501/oauth2callback"
+cookie_secret = "c"
+client_id = "i"
+client_secret = "s"
+server_metadata_url = "http://127.0.0.1/.well-known/openid-configuration"
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "write one with a table"),
+        ("[other]", "lacks redirect_uri, cookie_secret, client_id"),
+        (SECRETS.replace("cookie_secret", "cookie"), "lacks cookie_secret"),
+        ("[auth", "cannot read"),
+    ],
+)
+def test_a_login_that_is_not_set_up_is_refused_before_anything_is_shown(
+    tmp_path: Path, content: str | None, problem: str
+) -> None:
+    path = tmp_path / "secrets.toml"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(LoginError, match=problem):
+        check_login([path])
+
+
+def test_a_login_with_one_provider_or_a_named_one_is_set_up(tmp_path: Path) -> None:
+    path = tmp_path / "secrets.toml"
+    path.write_text(SECRETS, encoding="utf-8")
+    check_login([tmp_path / "nowhere.toml", path])
+    path.write_text(SECRETS.replace("client_id", "[auth.company]\nclient_id"), encoding="utf-8")
+    check_login([path])

@@ -9,7 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboards.flags import read_flags
-from dashboards.settings import FAMILY_VARIABLE, READ_ONLY_VARIABLE
+from dashboards.settings import FAMILY_VARIABLE, LOGIN_VARIABLE, READ_ONLY_VARIABLE
 from mopo_eval.scorecards import write_scorecards
 from tests.dashboards.examples import write_example_family
 from tests.dashboards.running import bodies, charts, healthy, opened, text
@@ -351,3 +351,14 @@ def test_answers_that_are_not_judged_yet_are_shown_with_the_command_that_judges_
     page = text(opened(ANSWERS))
     assert "has no judgements yet" in page
     assert "Answer 0 of policy-00." in page
+
+
+def test_nothing_is_shown_to_people_who_have_not_signed_in(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LOGIN_VARIABLE, "1")
+    write_measured_family(root)
+    app = opened()
+    assert [button.label for button in app.button] == ["Sign in"]
+    assert "policy-00" not in text(app)
+    assert not app.title
+    with pytest.raises(ValueError, match="Could not find a navigation page"):  # no page is there to go to
+        app.switch_page(ANSWERS)
