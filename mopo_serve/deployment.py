@@ -6,7 +6,7 @@ keep the version that they began with, and an adapter is unloaded when the last 
 
 import statistics
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +81,8 @@ class Deployment:
         self.candidate: Version | None = None
         self.share = 0.0
         """Of conversations that the candidate gets."""
+        self.prepare: Callable[[Version], None] = lambda version: None
+        """Is shown a version before it goes live."""
 
     def pick(self, sticky: str) -> Version:
         """The version of a conversation: always the same one while the share does not shrink."""
@@ -91,11 +93,13 @@ class Deployment:
 
     def replace(self, version: Version) -> Version:
         """Make ``version`` the live one; returns the one that was."""
+        self.prepare(version)
         old, self.stable = self.stable, version
         return old
 
     def stage(self, version: Version, share: float) -> None:
         """Give ``version`` a share of the conversations."""
+        self.prepare(version)
         self.candidate, self.share = version, share
 
     def unstage(self) -> Version | None:

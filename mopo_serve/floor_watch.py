@@ -35,8 +35,7 @@ class FloorWatch:
         for routing in [version.routing for version in self._versions()]:
             evidence = self._evidence.setdefault(routing.identity, Evidence(routing.identity))
             evidence.read(self._store)
-            promises = {name: promise(selection) for name, selection in routing.selections.items()}
-            found[routing.identity] = suspensions(evidence, promises, self._rule)
+            found[routing.identity] = suspensions(evidence, _promises(routing), self._rule)
         return found
 
     def apply(self, found: Mapping[str, Mapping[str, list[Finding]]]) -> list[dict[str, Any]]:
@@ -51,6 +50,15 @@ class FloorWatch:
                 version.routing = dataclasses.replace(before, suspended=wanted)
                 events += changes(before, version.routing, findings, self._rule)
         return events
+
+    def carry(self, version: Version) -> None:
+        """Suspend in ``version``, which is about to go live, what is known: a reload lets nobody back in meanwhile."""
+        routing = version.routing
+        if (evidence := self._evidence.get(routing.identity)) is None:
+            return
+        findings = suspensions(evidence, _promises(routing), self._rule)
+        wanted = {profile: frozenset(each.policy for each in missed) for profile, missed in findings.items()}
+        version.routing = dataclasses.replace(routing, suspended=wanted)
 
     def keep(self, events: list[dict[str, Any]]) -> None:
         """Store and log ``events``. Blocks. Raises StoreUnavailable."""
@@ -103,6 +111,10 @@ def changes(before: Routing, after: Routing, findings: Mapping[str, list[Finding
             }
         )
     return events
+
+
+def _promises(routing: Routing) -> dict[str, Promise]:
+    return {name: promise(selection) for name, selection in routing.selections.items()}
 
 
 def _told(finding: Finding) -> dict[str, Any]:

@@ -67,6 +67,7 @@ class Trail:
         self._deployment, self._access = deployment, access
         if self._rule is not None:
             self._watch = FloorWatch(self.store, deployment, self._rule)
+            deployment.prepare = self._watch.carry
         queued = Gauge("mopo_audit_queued", "Decisions that are not durable yet.", registry=registry)
         queued.set_function(lambda: float(self.writer.queued))
         spilling = Gauge("mopo_audit_spilling", "1 while the audit database is away.", registry=registry)

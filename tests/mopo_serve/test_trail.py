@@ -18,11 +18,12 @@ from mopo_serve.audit.schema import DECISIONS, FEEDBACK
 from mopo_serve.audit.store import open_store
 from mopo_serve.audit.verify import verify
 from mopo_serve.audit.writer import AuditWriter
+from mopo_serve.deployment import Version
 from mopo_serve.evidence import Rule
 from mopo_serve.gateway import Extras, Gateway
 from mopo_serve.keys import KeyRing, make_key
 from mopo_serve.trail import Trail, default_place, open_trail
-from tests.mopo_serve.stub import CHAT, MESSAGES, StubEngine, calling, gateway_before, listening
+from tests.mopo_serve.stub import CHAT, MESSAGES, StubEngine, calling, gateway_before, listening, routing
 
 pytestmark = pytest.mark.anyio
 FEEDBACK_ROUTE = "/v1/feedback"
@@ -179,6 +180,10 @@ async def test_a_profile_falls_back_to_the_next_certified_policy_and_an_event_sa
     assert (finding["floor_name"], finding["floor"]) == ("safety", 0.7)
     assert finding["n"] >= 30 and finding["interval"]["high"] < 0.7
     async with audited(tmp_path / "a.db", Rule("upper", minimum=30)) as gateway:  # known from the start
+        assert (await gateway.ask()).headers["x-mopo-policy"] == "policy-02"
+        gateway.gateway.deployment.replace(Version(routing()))  # as a reload does
+        assert (await gateway.ask()).headers["x-mopo-policy"] == "policy-02"
+        gateway.gateway.deployment.stage(Version(routing()), 1.0)
         assert (await gateway.ask()).headers["x-mopo-policy"] == "policy-02"
     async with audited(tmp_path / "a.db") as gateway:  # switched off
         assert (await gateway.ask()).headers["x-mopo-policy"] == "policy-01"
