@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mopo_train.barrier import barrier_multipliers, solve_barrier
-from mopo_train.dual import attainable, solve, tilt
+from mopo_train.dual import Solution, attainable, solve, tilt
 from mopo_train.errors import FloorError
 from mopo_train.robust import radii
 from mopo_train.tilting import make_problem
-from mopo_train.winrates import from_rates
+from mopo_train.winrates import WinRates, from_rates
 from tests.mopo_train.primal import random_rates, solve_primal
-from tests.mopo_train.test_dual import conflict, gain
+from tests.mopo_train.test_dual import any_problem, conflict, gain
 
 
 @pytest.mark.parametrize("sigma", [0.1, 1e-3])
@@ -120,3 +120,29 @@ def test_constant_objectives_and_single_responses_leave_nothing_to_choose() -> N
     assert found.feasible and found.ratio.tolist() == pytest.approx([1.0] * 5)
     assert not solve_barrier(rates, primary="a", floors={"b": 0.6}, tau=0.1, epsilon=0).feasible
     assert radii(np.array([3]), 0).tolist() == [0.0]
+
+
+def barred(rates: WinRates, floors: dict[str, float], tau: float = 0.15, sigma: float = 1e-3) -> Solution:
+    return solve_barrier(rates, primary="a", floors=floors, tau=tau, epsilon=0, sigma=sigma)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_order_copies_shifts_and_scale_change_no_policy(seed: int) -> None:
+    """Objectives in another order; every prompt twice; b shifted with its floor; win rates, tau and sigma halved."""
+    rates, floors = any_problem(seed)
+    one = barred(rates, floors)
+    turned = from_rates(("c", "a", "b"), rates.rates[:, [2, 0, 1]], rates.starts, labelled=rates.labelled[:, [2, 0, 1]])
+    assert barred(turned, dict(reversed(floors.items()))).ratio == pytest.approx(one.ratio, abs=1e-6)
+    twice = from_rates(
+        rates.objectives,
+        np.tile(rates.rates, (2, 1)),
+        np.concatenate([rates.starts, rates.starts[-1] + rates.starts[1:]]),
+        labelled=np.tile(rates.labelled, (2, 1)),
+    )
+    assert barred(twice, floors).ratio == pytest.approx(np.tile(one.ratio, 2), abs=1e-6)
+    half = rates.rates / 2
+    half[:, 1] += 0.25
+    shifted = from_rates(rates.objectives, half, rates.starts, labelled=rates.labelled)
+    moved = barred(shifted, {"b": floors["b"] / 2 + 0.25, "c": floors["c"] / 2}, tau=0.075, sigma=0.5e-3)
+    assert moved.ratio == pytest.approx(one.ratio, abs=1e-6)

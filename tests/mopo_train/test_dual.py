@@ -68,6 +68,26 @@ def test_it_agrees_with_an_independent_solver_of_the_primal(seed: int) -> None:
         assert found.predicted[name] >= floors[name] - 1e-9
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_the_optimum_is_certified_to_a_billionth_by_weak_duality(seed: int) -> None:
+    """Any multipliers bound the primal from above; ours meet the value of a policy that holds the floors."""
+    rates = random_rates(seed, prompts=30, objectives="abcde", labelled=0.8, mass=True)
+    tau, names = 0.1, ["b", "c", "d", "e"]
+    reach = tilt(rates, primary="a", multipliers=dict.fromkeys(names, 0.5), tau=tau, epsilon=0).predicted
+    floors = {name: reach[name] - 0.01 * (name == "c") for name in names}
+    found = solve(rates, primary="a", floors=floors, tau=tau, epsilon=0)
+    seen = rates.labelled[rates.prompt_of()]
+    weights = np.array([1.0, *(found.multipliers[name] for name in names)])
+    score = np.where(seen, rates.rates, 0.0) @ weights
+    top = np.maximum.reduceat(score, rates.starts[:-1])
+    sums = np.add.reduceat(rates.mass * np.exp((score - top[rates.prompt_of()]) / tau), rates.starts[:-1])
+    part = rates.labelled.mean(axis=0)
+    price = sum(found.multipliers[name] * part[rates.column(name)] * floor for name, floor in floors.items())
+    bound = float((top + tau * np.log(sums)).mean()) - price
+    assert all(found.predicted[name] >= floor - 1e-9 for name, floor in floors.items())
+    assert 0 <= bound - gain(found, rates, "a", tau) + 1e-12 <= 1e-8
+
+
 def bradley_terry(random: np.random.Generator) -> FloatArray:
     """(4, 3) win rates of four responses with a strength per objective: P(y > y') = sigma(s_y - s_y')."""
     strength = random.normal(size=(4, 3))

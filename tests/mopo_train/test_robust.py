@@ -222,3 +222,24 @@ def test_the_order_of_objectives_does_not_matter_to_robust_floors(seed: int) -> 
     turned = from_rates(("c", "a", "b"), rates.rates[:, [2, 0, 1]], rates.starts, labelled=rates.labelled[:, [2, 0, 1]])
     other = tilt(turned, primary="a", multipliers={"c": 0.8, "b": 1.0}, tau=0.15, epsilon=0.05)
     assert other.ratio == pytest.approx(there.ratio, abs=1e-7)
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=seeds)
+def test_copies_shifts_and_scale_change_no_robust_policy(seed: int) -> None:
+    """The same radius for every prompt twice; b shifted with its floor; win rates and tau halved."""
+    rates = random_rates(seed, prompts=7)
+    there = tilt(rates, primary="a", multipliers={"b": 0.8, "c": 0.5}, tau=0.2, epsilon=0.05)
+    twice = from_rates(
+        rates.objectives,
+        np.tile(rates.rates, (2, 1)),
+        np.concatenate([rates.starts, rates.starts[-1] + rates.starts[1:]]),
+    )
+    copied = tilt(twice, primary="a", multipliers={"b": 0.8, "c": 0.5}, tau=0.2, epsilon=0.05)
+    assert copied.ratio == pytest.approx(np.tile(there.ratio, 2), abs=1e-6)
+    half = rates.rates / 2
+    half[:, 1] += 0.25
+    shifted = from_rates(rates.objectives, half, rates.starts)
+    moved = tilt(shifted, primary="a", multipliers={"b": 0.8, "c": 0.5}, tau=0.1, epsilon=0.05)
+    assert moved.ratio == pytest.approx(there.ratio, abs=1e-6)
+    assert moved.floors["b"] == pytest.approx(there.floors["b"] / 2 + 0.25, abs=1e-8)
