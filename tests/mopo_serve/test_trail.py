@@ -210,7 +210,7 @@ async def test_another_gateways_judgements_count_and_a_policy_returns(tmp_path: 
 async def test_a_store_that_vanished_refuses_feedback_and_answers_all_else(tmp_path: Path) -> None:
     away = tmp_path / "away"
     away.mkdir()
-    async with audited(tmp_path / "a.db") as gateway:
+    async with audited(tmp_path / "a.db", Rule("upper")) as gateway:
         first = (await gateway.ask()).headers["x-request-id"]
         await gateway.trail.writer.written()
         for path in tmp_path.glob("a.db*"):
@@ -219,6 +219,7 @@ async def test_a_store_that_vanished_refuses_feedback_and_answers_all_else(tmp_p
         answer = await gateway.judge(first, scores={"safety": 1})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "audit_unavailable")
         assert answer.headers["retry-after"]
+        await gateway.trail.look()  # changes nothing, and does not fail
         for path in away.iterdir():
             shutil.move(path, tmp_path / path.name)
     assert [row["status"] for row in kept(tmp_path / "a.db")] == [200, 200]

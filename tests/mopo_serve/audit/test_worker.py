@@ -1,5 +1,6 @@
 """The worker against databases that are full, locked and gone: nothing is lost, nothing is stored twice."""
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 from sqlalchemy import event
 
 from mopo_serve.audit import worker as workers
-from mopo_serve.audit.pipe import Settings
+from mopo_serve.audit.pipe import Settings, frame
 from mopo_serve.audit.schema import DECISIONS
 from mopo_serve.audit.spill import Spill, SpillFull, recover, whole_lines
 from mopo_serve.audit.store import AuditStore, decision_row, open_store
@@ -176,3 +177,28 @@ def test_lines_that_nobody_can_read_are_kept_aside(
 def test_a_worker_that_comes_back_goes_on_after_the_last_whole_line(tmp_path: Path, content: bytes, whole: int) -> None:
     (tmp_path / "w.jsonl").write_bytes(content)
     assert whole_lines(tmp_path / "w.jsonl") == whole
+
+
+def test_the_pipes_end_and_a_torn_frame_end_the_worker(
+    sqlite_store: AuditStore, tmp_path: Path, told: list[str]
+) -> None:
+    acknowledged: list[str] = []
+    settings = frame(Settings(str(tmp_path / "audit.db"), "w", str(tmp_path / "spill"), 100_000))
+    torn = frame(numbered(4, 4))[:-1]
+    stdin = io.BytesIO(settings + frame(numbered(1, 2)) + frame(numbered(3, 3)) + torn)
+    assert workers.run(stdin, acknowledged.append, told.append) == 0
+    assert acknowledged[-1] == "3 stored"
+    assert stored(sqlite_store) == [1, 2, 3]
+    assert workers.run(io.BytesIO(settings[:3]), acknowledged.append, told.append) == 0
+
+
+def test_a_worker_whose_gateway_is_gone_says_what_nothing_takes(
+    sqlite_store: AuditStore, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "LAST_SECONDS", 0.0)
+    acknowledged: list[str] = []
+    settings = frame(Settings(str(tmp_path / "audit.db"), "w", str(tmp_path / "spill"), 10))
+    with sqlite_store.engine.begin():
+        status = workers.run(io.BytesIO(settings + frame(numbered(7, 9))), acknowledged.append, told.append)
+    assert (status, acknowledged) == (1, [])
+    assert "lost, beginning with number 7" in told[-1]
