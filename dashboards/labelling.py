@@ -1,127 +1,85 @@
-"""Which answers to compare next, and the labels that people give, as preference rows that ``mopo-train`` reads.
+"""The pairs that people compare, and their labels: rows that ``mopo-train`` and ``mopo-eval calibrate`` read.
 
-Pure but for ``FAMILY/labels.jsonl``, which is only ever added to.
+Which pairs are worth a label is decided by `mopo_eval.select_pairs`; the draw is kept in ``FAMILY/pairs.jsonl`` (or was
+put there by ``mopo-eval select-pairs --out``). Labels are only ever added to ``FAMILY/labels.jsonl``.
 """
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from dashboards.journal import append, read_journal
-from dashboards.matrix import FloatArray, ScoreMatrix
 from mopo_eval.profiles import Floors
-from mopo_eval.scorecards import Scorecard
-from mopo_eval.selection import certified_bound
-from mopo_train.rows import Comparison, RowError, read_prompt, to_json
+from mopo_eval.results import read_results
+from mopo_eval.select_pairs import select_pairs
+from mopo_train.family import PolicyFamily, write_whole
+from mopo_train.rows import to_json
 
-FILE, DONE = "labels.jsonl", "labelled-pairs.jsonl"
-NEAR = 0.05
-"""Margin to a floor, in judge score, at which it counts about a third of one that is just met."""
+QUEUE, FILE, DONE = "pairs.jsonl", "labels.jsonl", "labelled-pairs.jsonl"
 BETTER_A, BETTER_B, TIE = 1.0, 0.0, 0.5
+Key = tuple[str, str, str]
+"""Prompt id and the policies of answers A and B."""
+
+
+class Pair(BaseModel):
+    """One row of the queue; fields that are not named here are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    prompt: str | list[dict[str, str]]
+    response_a: str
+    response_b: str
+    policy_a: str
+    policy_b: str
+    prompt_id: str
+
+    @property
+    def key(self) -> Key:
+        """Which pair this is."""
+        return self.prompt_id, self.policy_a, self.policy_b
 
 
 class Done(BaseModel):
-    """A line of the list of pairs that were seen."""
+    """A pair that somebody labelled or passed over."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     annotator: str
-    prompt_id: str
-    pair: tuple[str, str]
+    pair: Key
 
 
-class Pair(NamedTuple):
-    """Two policies' answers to one prompt; which is shown as A is drawn by ``shown``."""
+def choose_pairs(root: Path, family: PolicyFamily, floors: Floors, count: int, seed: int) -> int:
+    """Draw about ``count`` pairs that tell most (where it is open whether ``floors`` hold) as the new queue.
 
-    prompt_id: str
-    first: str
-    second: str
-    worth: float
-    """How much a label is expected to tell; only the order has a meaning."""
-
-    @property
-    def shown(self) -> tuple[str, str]:
-        """The policies of answers A and B: swapped for half of all pairs, always the same way for one pair."""
-        digest = hashlib.sha256("\0".join(self[:3]).encode()).digest()
-        return (self.second, self.first) if digest[0] % 2 else (self.first, self.second)
-
-
-def choose_pairs(
-    matrix: ScoreMatrix, order: list[str], weights: Mapping[str, float], done: Iterable[tuple[str, str, str]]
-) -> list[Pair]:
-    """The most informative pair of each prompt, best first.
-
-    Policies next to each other in ``order`` (along the front) are compared, since a label between them moves the front
-    where it is steep. A pair tells most where the judge cannot tell the answers apart: the sum over objectives of
-    ``weights`` x (1 - |difference of scores|). ``done`` are pairs (prompt id, first, second) that were labelled.
+    Gives how many were drawn. Raises FamilyError, DataError for more pairs than there are, OSError.
     """
-    known, objectives = set(done), [name for name in weights if name in matrix.objectives]
-    best: dict[str, Pair] = {}
-    for first, second in pairwise(order):
-        worth = _worth(matrix, first, second, {name: weights[name] for name in objectives})
-        for place in np.flatnonzero(~np.isnan(worth)):
-            pair = Pair(matrix.prompts[place], first, second, float(worth[place]))
-            if pair[:3] in known:
-                continue
-            if pair.prompt_id not in best or pair.worth > best[pair.prompt_id].worth:
-                best[pair.prompt_id] = pair
-    return sorted(best.values(), key=lambda pair: (-pair.worth, pair.prompt_id))
+    rows = list(select_pairs(read_results(root, family), floors, count, seed))
+    write_whole(root / QUEUE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return len(rows)
 
 
-def _worth(matrix: ScoreMatrix, first: str, second: str, weights: Mapping[str, float]) -> FloatArray:
-    """(N,) NaN where one of the answers was not judged on some objective, or there is no objective."""
-    total = np.zeros(len(matrix.prompts)) if weights else np.full(len(matrix.prompts), np.nan)
-    for name, weight in weights.items():
-        total = total + weight * (1 - np.abs(matrix.of(first, name) - matrix.of(second, name)))
-    return total
+def read_queue(root: Path) -> tuple[list[Pair], list[str]]:
+    """The pairs to label in order, and what could not be read."""
+    return read_journal(root / QUEUE, Pair)
 
 
-def objective_weights(
-    cards: Iterable[Scorecard], objectives: Iterable[str], floors: Iterable[Floors]
-) -> dict[str, float]:
-    """1 per objective, and up to 1 more where some policy's certified bound is near a floor, on either side of it."""
-    known = list(cards)
-    weights = dict.fromkeys(objectives, 1.0)
-    for layer in floors:
-        for floor_name, floor in layer.items():
-            name = floor_name.partition(".")[0]
-            bounds = [bound for card in known if (bound := certified_bound(card, floor_name)) is not None]
-            if name in weights and bounds and floor > 0:
-                nearest = min(abs(bound - floor) for bound in bounds)
-                weights[name] = max(weights[name], 1 + float(np.exp(-nearest / NEAR)))
-    return weights
-
-
-def label_row(prompt: str, answers: tuple[str, str], preferences: Mapping[str, float], annotator: str) -> str:
-    """One line of JSON in the format of the data (design section 3). Raises RowError for an empty prompt."""
-    comparison = Comparison(conversation(prompt), *answers, dict(preferences), annotator=annotator)
-    return to_json(comparison.canonical())
-
-
-def conversation(prompt: str) -> list[dict[str, str]]:
-    """Messages of a prompt as an evaluation keeps it: a JSON list of them, or plain text."""
-    if prompt.startswith("["):
-        try:
-            return read_prompt(json.loads(prompt))
-        except (ValueError, RecursionError, RowError):
-            pass
-    return read_prompt(prompt)
+def label_row(pair: Pair, preferences: Mapping[str, float | None], annotator: str) -> str:
+    """The pair with its labels (None: cannot say), as one line of JSON."""
+    row: dict[str, Any] = pair.model_dump(mode="json")
+    return to_json(row | {"preferences": dict(preferences), "annotator": annotator})
 
 
 def save_label(root: Path, row: str | None, pair: Pair, annotator: str) -> None:
     """Add a row (None: passed over) to the family's labels, and the pair to those that are done. Raises OSError."""
     if row is not None:
         append(root / FILE, row)
-    append(root / DONE, Done(annotator=annotator, prompt_id=pair.prompt_id, pair=pair[1:3]).model_dump_json())
+    append(root / DONE, Done(annotator=annotator, pair=pair.key).model_dump_json())
 
 
-def done_pairs(root: Path, annotator: str) -> list[tuple[str, str, str]]:
+def done_pairs(root: Path, annotator: str) -> set[Key]:
     """Pairs that ``annotator`` labelled or passed over; others may label them too, which shows how far people agree."""
     entries, _ = read_journal(root / DONE, Done)
-    return [(entry.prompt_id, *entry.pair) for entry in entries if entry.annotator == annotator]
+    return {entry.pair for entry in entries if entry.annotator == annotator}

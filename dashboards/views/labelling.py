@@ -1,43 +1,30 @@
 """Labelling: compare two answers objective by objective, with the keyboard; rows that ``mopo-train`` reads."""
 
-from pathlib import Path
-from typing import NamedTuple
-
 import streamlit as st
 
 from dashboards import markup
-from dashboards.answers import AnswerStore, prompt_text
+from dashboards.answers import prompt_text
 from dashboards.catalogue import Catalogue
-from dashboards.errors import EvaluationError
 from dashboards.frames import FamilyView, file_state, measured_objectives
 from dashboards.labelling import (
     BETTER_A,
     BETTER_B,
     FILE,
+    QUEUE,
     TIE,
     Pair,
     choose_pairs,
     done_pairs,
     label_row,
-    objective_weights,
+    read_queue,
     save_label,
 )
-from dashboards.matrix import ScoreMatrix
 from dashboards.views import shared
-from mopo_train.rows import RowError
+from mopo_train.errors import MopoError
 
 KEYS = [("a", "A", BETTER_A), ("tie", "T", TIE), ("b", "B", BETTER_B), ("skip", "S", None)]
 """Answer to a question, its key, and the preference that it stands for."""
-
-
-class Question(NamedTuple):
-    """What is on the screen."""
-
-    pair: Pair
-    prompt: str
-    """As the evaluation keeps it."""
-    answers: tuple[str, str]
-    """Texts of A and B."""
+MOST = 1000
 
 
 def show(view: FamilyView) -> None:
@@ -49,65 +36,69 @@ def show(view: FamilyView) -> None:
     if not view.measured:
         shared.ask_to_measure(view)
         return
-    matrix = shared.judged(view)
-    directory = view.root / "evaluation" / view.measured[0].run
-    try:
-        states = tuple(file_state(directory / f"{name}.parquet") for name in ("responses", "judgements"))
-        store = _store(str(directory), states)
-    except EvaluationError as error:
-        st.html(markup.help_page(t("shell.broken_answers"), str(error), [f"mopo-eval run {view.root}"]))
-        return
-    if matrix is None:
-        shared.note(t("compare.no_judgements"))
-        return
     shared.note(t("labelling.intro", file=f"{view.root.name}/{FILE}"))
+    queue, problems = _queue(view, (file_state(view.root / QUEUE),))
+    for problem in problems:
+        shared.note(t("shell.left_out", problem=problem))
+    if not queue:
+        ask_pairs(view, 0, t)
+        return
     name = shared.ask_name(st.container(), key="annotator").strip()
     if not name:
         shared.note(t("answers.name_needed"))
         return
-    show_next(view, matrix, store, name)
+    show_next(view, queue, name)
 
 
-@st.cache_resource(max_entries=2, show_spinner=False)
-def _store(directory: str, states: tuple[tuple[str, int, int] | None, ...]) -> AnswerStore:
+@st.cache_data(max_entries=4, show_spinner=False, hash_funcs={FamilyView: lambda view: str(view.root)})
+def _queue(view: FamilyView, states: tuple[object, ...]) -> tuple[list[Pair], list[str]]:
     """``states`` are part of the key only: a changed file is read again."""
-    return AnswerStore(Path(directory))
+    return read_queue(view.root)
+
+
+def ask_pairs(view: FamilyView, seed: int, t: Catalogue) -> None:
+    """A form that draws pairs."""
+    told = {"": t("labelling.front")}
+    with st.form("choose"):
+        left, right = st.columns(2)
+        names = ["", *view.profiles.profiles]
+        profile = left.selectbox(t("labelling.doubt"), names, format_func=lambda n: told.get(n, n), key="doubt")
+        count = right.number_input(t("labelling.how_many"), 1, MOST, 100, key="how-many")
+        if not st.form_submit_button(t("labelling.choose"), type="primary"):
+            return
+    floors = {**view.profiles.organisation.floors, **view.profiles.profiles[profile].floors} if profile else {}
+    try:
+        choose_pairs(view.root, view.family, floors, int(count), seed)
+    except (MopoError, OSError) as error:
+        st.error(t("labelling.not_chosen", error=error))
+        return
+    st.rerun()
 
 
 @st.fragment
-def show_next(view: FamilyView, matrix: ScoreMatrix, store: AnswerStore, name: str) -> None:
+def show_next(view: FamilyView, queue: list[Pair], name: str) -> None:
     """The next question, or that there is none left; a key reruns only this."""
     t, objectives = shared.words(), measured_objectives(view)
     done = done_pairs(view.root, name)
-    question = _next_question(view, matrix, store, name, done)
-    if question is None:
+    pair = next((each for each in queue if each.key not in done), None)
+    if pair is None:
         st.html(markup.verdict(t("labelling.finished"), t("labelling.count", count=len(done)), feasible=True))
+        ask_pairs(view, len(done), t)
         return
-    given: dict[str, float | None] = st.session_state.setdefault("label-given", {})
-    open_ones = [objective for objective in objectives if objective not in given]
-    objective = open_ones[0]
-    st.html(
-        markup.verdict(
-            t("labelling.question", name=t.objective(objective)),
-            t("labelling.progress", number=len(given) + 1, count=len(objectives), pairs=len(done)),
-            feasible=True,
-        )
-    )
-    st.html(markup.prompt(prompt_text(question.prompt), "", t))
-    for column, letter, text in zip(st.columns(2), "AB", question.answers, strict=True):
+    given = _given(pair)
+    objective = next(each for each in objectives if each not in given)
+    progress = t("labelling.progress", number=len(given) + 1, count=len(objectives), pairs=len(done), all=len(queue))
+    st.html(markup.verdict(t("labelling.question", name=t.objective(objective)), progress, feasible=True))
+    st.html(markup.prompt(prompt_text(pair.prompt), "", t))
+    for column, letter, text in zip(st.columns(2), "AB", (pair.response_a, pair.response_b), strict=True):
         column.html(markup.card(t("labelling.answer", letter=letter), "", text, "", t))
     with st.container(horizontal=True):
         for told, key, value in KEYS:
-            st.button(
-                t(f"labelling.key_{told}"),
-                shortcut=key,
-                key=f"label-{told}",
-                on_click=_give,
-                args=(view, question, name, objectives, objective, value),
-            )
-        st.button(
-            t("labelling.undo"), shortcut="U", key="label-undo", on_click=_undo, disabled=not given, type="tertiary"
-        )
+            label, place = t(f"labelling.key_{told}"), f"label-{told}"
+            given_args = (view, pair, name, objective, value)
+            st.button(label, shortcut=key, key=place, on_click=_give, args=given_args)
+        undo = t("labelling.undo")
+        st.button(undo, shortcut="U", key="label-undo", on_click=given.clear, disabled=not given, type="tertiary")
     if problem := st.session_state.pop("label-problem", None):
         st.error(problem)
     said = [f"{t.objective(each)}: {_told(value, t)}" for each, value in given.items()]
@@ -115,60 +106,26 @@ def show_next(view: FamilyView, matrix: ScoreMatrix, store: AnswerStore, name: s
         shared.note(t.listed(said))
 
 
-def _next_question(
-    view: FamilyView, matrix: ScoreMatrix, store: AnswerStore, name: str, done: list[tuple[str, str, str]]
-) -> Question | None:
-    """The pair in work, or the best one that ``name`` has not seen; identical answers are passed over."""
-    kept: Question | None = st.session_state.get("label-question")
-    if kept is not None and kept.pair[:3] not in done:
-        return kept
-    st.session_state["label-given"] = {}
-    for pair in _queue(view, matrix, tuple(done)):
-        found = {each.policy: each for each in reversed(store.find(pair.prompt_id))}
-        if pair.first not in found or pair.second not in found:
-            continue
-        a, b = (found[policy].response for policy in pair.shown)
-        if a.strip() and b.strip() and a.strip() != b.strip():
-            question = Question(pair, store.prompt(pair.prompt_id), (a, b))
-            st.session_state["label-question"] = question
-            return question
-    st.session_state.pop("label-question", None)
-    return None
-
-
-def _queue(view: FamilyView, matrix: ScoreMatrix, done: tuple[tuple[str, str, str], ...]) -> list[Pair]:
-    primary = view.family.primary
-    cards = [card for card in view.measured if primary in card.objectives]
-    order = [card.policy for card in sorted(cards, key=lambda card: -card.objectives[primary].mean)]
-    profiles = view.profiles
-    floors = [profiles.organisation.floors, *(profile.floors for profile in profiles.profiles.values())]
-    weights = objective_weights(view.measured, measured_objectives(view), floors)
-    return choose_pairs(matrix, order, weights, done)
-
-
-def _give(
-    view: FamilyView, question: Question, name: str, objectives: list[str], objective: str, value: float | None
-) -> None:
-    """Take the answer to one question; the last one saves the pair."""
+def _given(pair: Pair) -> dict[str, float | None]:
+    """What was said about the pair on the screen; nothing about a new one."""
+    if st.session_state.get("label-pair") != pair.key:
+        st.session_state["label-pair"], st.session_state["label-given"] = pair.key, {}
     given: dict[str, float | None] = st.session_state["label-given"]
+    return given
+
+
+def _give(view: FamilyView, pair: Pair, name: str, objective: str, value: float | None) -> None:
+    """Take the answer to one question; the last one saves the pair."""
+    given = _given(pair)
     given[objective] = value
-    if len(given) < len(objectives):
+    if len(given) < len(measured_objectives(view)):
         return
-    preferences = {each: said for each, said in given.items() if said is not None}
     try:
-        row = label_row(question.prompt, question.answers, preferences, name) if preferences else None
-        save_label(view.root, row, question.pair, name)
-        st.session_state["label-given"] = {}
-    except (OSError, RowError) as error:
+        row = label_row(pair, given, name) if any(said is not None for said in given.values()) else None
+        save_label(view.root, row, pair, name)
+    except OSError as error:
         del given[objective]
         st.session_state["label-problem"] = shared.words()("shell.not_saved", error=error)
-
-
-def _undo() -> None:
-    """Take back the last answer about this pair."""
-    given: dict[str, float | None] = st.session_state["label-given"]
-    if given:
-        given.popitem()
 
 
 def _told(value: float | None, t: Catalogue) -> str:

@@ -220,5 +220,19 @@ def _write_texts(directory: Path, means: dict[str, dict[str, float]], prompts: i
                     }
                 )
     directory.mkdir(parents=True)
+    names = list(next(iter(means.values())))
+    summary = {
+        "run": directory.name,
+        "created_at": "2026-01-01T00:00:00+00:00",
+        "engine": "example",
+        "prompts": prompts,
+        "policies": list(means),
+        "judges": {name: f"mopo_train.sandbox.judges.{name}" for name in names},
+        "sampling": {"temperature": 1.0, "max_tokens": 64, "seed": 0, "samples": 1},
+        "confidence": 0.95,
+        "front": [name for name in means if name != REFERENCE],
+        "hypervolume": {"value": 0.4, "reference_point": dict.fromkeys(names, 0.0)},
+    }
+    (directory / "run.json").write_text(json.dumps(summary), encoding="utf-8")
     pd.DataFrame(answers).to_parquet(directory / "responses.parquet", index=False)
     pd.DataFrame(judgements).to_parquet(directory / "judgements.parquet", index=False)

@@ -228,6 +228,7 @@ def test_one_prompt_is_answered_twice_and_voted_on(page: Page, here: Here, tmp_p
 
 def test_ten_pairs_are_labelled_with_the_keyboard(page: Page, here: Here, tmp_path: Path) -> None:
     page.goto(f"{here.url}/labelling")
+    page.get_by_role("button", name="Choose pairs").click()
     page.get_by_label("Your name").fill("Mei")
     page.get_by_label("Your name").press("Enter")
     question = page.get_by_role("status")
@@ -237,9 +238,9 @@ def test_ten_pairs_are_labelled_with_the_keyboard(page: Page, here: Here, tmp_pa
     for pair in range(10):
         for objective, key in (("helpfulness", "a"), ("safety", "b"), ("factuality", "t")):
             expect(question).to_contain_text(f"better for {objective}?", timeout=PATIENCE)
-            expect(question).to_contain_text(f"{pair} pairs done")
+            expect(question).to_contain_text(f"{pair} of ")
             page.keyboard.press(key)
-    expect(question).to_contain_text("10 pairs done", timeout=PATIENCE)
+    expect(question).to_contain_text("10 of ", timeout=PATIENCE)
     data = read_preferences([here.root / "labels.jsonl"])
     assert data.labels.tolist() == [[0.5, 1.0, 0.0]] * 10  # factuality, helpfulness, safety
 

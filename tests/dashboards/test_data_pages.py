@@ -1,25 +1,25 @@
 """What the check found, and labelling: pages and what they are made of."""
 
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from streamlit.testing.v1 import AppTest
 
 from dashboards.datacheck import find_check, find_sources, read_check, run_check
 from dashboards.errors import DataCheckError
-from dashboards.labelling import Pair, choose_pairs, conversation, done_pairs, label_row, objective_weights, save_label
-from dashboards.matrix import ScoreMatrix
+from dashboards.labelling import Pair, done_pairs, label_row, read_queue, save_label
 from dashboards.settings import FAMILY_VARIABLE, READ_ONLY_VARIABLE
+from mopo_eval.cli import main as eval_main
+from mopo_eval.results import read_results
+from mopo_eval.select_pairs import people_win_rates
 from mopo_train.family import PolicyFamily
 from mopo_train.preferences import read_preferences
 from tests.dashboards.examples import write_example_family
-from tests.dashboards.running import charts, healthy, opened, text
-from tests.families import scorecard
+from tests.dashboards.running import charts, healthy, opened, submit, text
 
-ORDER = ["policy-00", "policy-01", "policy-02", "reference", "policy-03"]
-"""By helpfulness: .86, .80, .57 (it fell short), .48, .42."""
 DATA, LABELLING = "views/data.py", "views/labelling.py"
 
 
@@ -90,78 +90,73 @@ def test_data_that_moved_away_leave_the_command(root: Path) -> None:
     assert "mopo-train check" in text(opened(DATA))
 
 
-def matrix(values: list[list[list[float]]]) -> ScoreMatrix:
-    """(policies, objectives, prompts)."""
-    array = np.array(values)
-    policies, objectives = [f"p{i}" for i in range(array.shape[0])], ["x", "y"][: array.shape[1]]
-    return ScoreMatrix(policies, objectives, [f"q{i}" for i in range(array.shape[2])], array)
-
-
-def test_pairs_that_the_judge_cannot_tell_apart_come_first_and_done_ones_never() -> None:
-    scores = matrix([[[0.9, 0.5, 0.2]], [[0.1, 0.5, 0.3]], [[0.1, 0.9, np.nan]]])
-    found = choose_pairs(scores, ["p0", "p1", "p2"], {"x": 1.0}, [])
-    assert [(pair.prompt_id, pair.first, pair.second) for pair in found] == [
-        ("q0", "p1", "p2"),  # equal scores; one pair per prompt
-        ("q1", "p0", "p1"),
-        ("q2", "p0", "p1"),
-    ]
-    assert found[2].worth == pytest.approx(0.9)
-    again = choose_pairs(scores, ["p0", "p1", "p2"], {"x": 1.0}, [("q1", "p0", "p1")])
-    assert ("q1", "p1", "p2") in [pair[:3] for pair in again]
-
-
-def test_an_objective_with_a_policy_near_its_floor_weighs_more() -> None:
-    cards = [scorecard("policy-01", {"safety": 0.80, "helpfulness": 0.5})]  # certified 0.75
-    weights = objective_weights(cards, ["helpfulness", "safety"], [{"safety": 0.75}, {"helpfulness": 0.0}])
-    assert weights == {"helpfulness": 1.0, "safety": pytest.approx(2.0)}
-    far = objective_weights(cards, ["safety"], [{"safety.win_rate": 0.99}])
-    assert 1 < far["safety"] < 1.01
-
-
-def test_sides_are_swapped_for_about_half_of_the_pairs_and_always_alike() -> None:
-    pairs = [Pair(f"q{i}", "p0", "p1", 0.0) for i in range(200)]
-    swapped = sum(pair.shown == ("p1", "p0") for pair in pairs)
-    assert 70 < swapped < 130
-    assert pairs[0].shown == Pair("q0", "p0", "p1", 0.9).shown
+def pair(prompt_id: str = "q0", **changes: object) -> Pair:
+    row = {"prompt": "One?", "response_a": "a", "response_b": "b", "prompt_id": prompt_id, "probability": 0.25}
+    return Pair.model_validate(row | {"policy_a": "p0", "policy_b": "p1"} | changes)
 
 
 def test_labels_are_rows_that_training_reads(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
     messages.append({"role": "user", "content": "Why?"})
-    pair = Pair("q0", "p0", "p1", 0.0)
-    save_label(tmp_path, label_row("One?", ("a", "b"), {"x": 1.0, "y": 0.5}, "Mei"), pair, "Mei")
-    save_label(tmp_path, label_row(json.dumps(messages), ("c", "d"), {"x": 0.0, "y": 1.0}, "Mei"), pair, "Ben")
-    save_label(tmp_path, None, Pair("q1", "p0", "p1", 0.0), "Mei")
+    first, second = pair(), pair("q1", prompt=messages, response_a="c")
+    save_label(tmp_path, label_row(first, {"x": 1.0, "y": 0.5}, "Mei"), first, "Mei")
+    save_label(tmp_path, label_row(second, {"x": 0.0, "y": None}, "Mei"), second, "Ben")
+    save_label(tmp_path, None, pair("q2"), "Mei")
     data = read_preferences([tmp_path / "labels.jsonl"])
     assert data.objectives == ("x", "y")
-    assert data.labels.tolist() == [[1.0, 0.5], [0.0, 1.0]]
+    assert data.labels[0].tolist() == [1.0, 0.5]
+    assert np.isnan(data.labels[1, 1])
     assert data.messages(1) == messages
-    assert done_pairs(tmp_path, "Mei") == [("q0", "p0", "p1"), ("q1", "p0", "p1")]
-    assert conversation("[1, 2]") == [{"role": "user", "content": "[1, 2]"}]
+    assert done_pairs(tmp_path, "Mei") == {("q0", "p0", "p1"), ("q2", "p0", "p1")}
+    assert '"probability": 0.25' in (tmp_path / "labels.jsonl").read_text(encoding="utf-8")
 
 
-def test_ten_pairs_are_labelled_and_read_by_training(root: Path) -> None:
+def test_pairs_of_the_command_are_the_queue(root: Path) -> None:
+    options = ["select-pairs", str(root), "--pairs", "5", "--out", str(root / "pairs.jsonl")]
+    assert CliRunner().invoke(eval_main, options).exit_code == 0
+    lines = (root / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
+    queue, problems = read_queue(root)
+    assert [each.prompt_id for each in queue] == [json.loads(line)["prompt_id"] for line in lines]
+    assert problems == []
+    (root / "pairs.jsonl").write_text("{}", encoding="utf-8")
+    queue, problems = read_queue(root)
+    assert (queue, len(problems)) == ([], 1)
+
+
+def labelling(root: Path, name: str = "Mei") -> AppTest:
+    """The page with pairs drawn, and somebody to label them."""
     app = opened(LABELLING)
-    assert "Say who you are." in text(app)
-    app.text_input(key="annotator").input("Mei").run()
+    app.selectbox(key="doubt").select("balanced")
+    app.number_input(key="how-many").set_value(12)
+    submit(app, "choose")
+    app.text_input(key="annotator").input(name).run()
+    return healthy(app)
+
+
+def test_ten_pairs_are_labelled_and_read_by_training_and_by_the_calibration(root: Path) -> None:
+    app = labelling(root)
     for index in range(10):
         for objective, key in (("helpfulness", "a"), ("safety", "b"), ("factuality", "tie" if index else "skip")):
             assert f"Which answer is better for {objective}?" in text(app)
             app.button(key=f"label-{key}").click().run()
-    assert "10 pairs done" in text(healthy(app))
+    assert "10 of " in text(healthy(app))
     data = read_preferences([root / "labels.jsonl"])
     assert len(data.prompt) == 10
     assert np.isnan(data.labels).sum() == 1  # "Cannot say"
     columns = {name: data.labels[:, k] for k, name in enumerate(data.objectives)}
     assert set(columns["helpfulness"]) == {1.0}
     assert set(columns["safety"]) == {0.0}
+    family = PolicyFamily.model_validate_json((root / "family.json").read_bytes())
+    lines = (root / "labels.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [(str(number), json.loads(line)) for number, line in enumerate(lines)]
+    rates = people_win_rates(read_results(root, family), rows, 0.95)
+    assert set(rates) <= {policy.id for policy in family.policies}
     app.text_input(key="annotator").input("Ben").run()
-    assert "0 pairs done" in text(healthy(app))  # another person sees every pair
+    assert "0 of " in text(healthy(app))  # another person sees every pair
 
 
-def test_an_answer_can_be_taken_back_before_the_pair_is_done(root: Path) -> None:
-    app = opened(LABELLING)
-    app.text_input(key="annotator").input("Mei").run()
+def test_what_was_said_of_a_pair_can_be_taken_back_before_it_is_done(root: Path) -> None:
+    app = labelling(root)
     app.button(key="label-a").click().run()
     assert "helpfulness: A is better" in text(app)
     app.button(key="label-undo").click().run()
@@ -169,13 +164,20 @@ def test_an_answer_can_be_taken_back_before_the_pair_is_done(root: Path) -> None
     assert not (root / "labels.jsonl").exists()
 
 
-def test_when_every_pair_was_seen_labelling_ends(root: Path) -> None:
-    for prompt in range(12):
-        for first, second in pairwise(ORDER):
-            save_label(root, None, Pair(f"p{prompt:05d}", first, second, 0.0), "Mei")
+def test_when_every_pair_was_seen_new_ones_can_be_drawn(root: Path) -> None:
+    app = labelling(root)
+    for each in read_queue(root)[0]:
+        save_label(root, None, each, "Mei")
+    page = text(healthy(app.run()))
+    assert "No pair is left that you have not seen." in page
+    assert app.number_input(key="how-many").value == 100
+
+
+def test_more_pairs_than_there_are_is_said(root: Path) -> None:
     app = opened(LABELLING)
-    app.text_input(key="annotator").input("Mei").run()
-    assert "No pair is left" in text(healthy(app))
+    app.number_input(key="how-many").set_value(1000)
+    submit(app, "choose")
+    assert app.error[0].value.startswith("No pairs were chosen:") or read_queue(root)[0]
 
 
 def test_read_only_labels_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

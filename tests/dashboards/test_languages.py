@@ -18,7 +18,7 @@ from dashboards.settings import AUDIT_VARIABLE, FAMILY_VARIABLE
 from dashboards.versions import save_version
 from dashboards.views import shared
 from tests.dashboards.examples import PROFILES, write_example_audit, write_example_family
-from tests.dashboards.running import healthy, opened
+from tests.dashboards.running import healthy, opened, submit
 
 OPEN, CLOSE = "\u27e6", "\u27e7"
 VIEWS = [FILES.get(name, name) for name, _, _ in PAGES]
@@ -31,7 +31,7 @@ HIDDEN = re.compile(r"<(style|script)\b.*?</\1>|<[^>]*>", re.S)
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "family"
-    write_example_family(path, policies=4, prompts=12)
+    write_example_family(path, policies=4, prompts=40)
     write_example_audit(tmp_path / "audit.db", days=3)
     save_version(path, PROFILES, "policy-00")  # an author whose name is known
     monkeypatch.setenv(FAMILY_VARIABLE, str(path))
@@ -84,6 +84,7 @@ def known_words(root: Path) -> set[str]:
 def test_no_text_of_a_page_is_outside_the_catalogue(root: Path, view: str) -> None:
     app = opened(f"views/{view}.py")
     if view == "labelling":
+        submit(app, "choose")
         app.text_input(key="annotator").input("policy").run()
     words, known = {}, {word.lower() for word in known_words(root)}
     for tab in ["draft", "sign", "history"] if view == "profiles" else [None]:
