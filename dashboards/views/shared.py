@@ -11,6 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 from dashboards import markup
 from dashboards.answers import read_prompts
 from dashboards.catalogue import DEFAULT, Catalogue, catalogue
+from dashboards.drafts import Measured, certify_draft, read_measured
 from dashboards.errors import EvaluationError
 from dashboards.frames import FamilyView, Stamp, file_state, open_family, stamp
 from dashboards.matrix import ScoreMatrix, read_matrix
@@ -169,6 +170,8 @@ def certificate(
     names = ("run.json", "judgements.parquet", "registration.json")
     states = tuple(file_state(directory / each) for each in names)
     try:
+        if name is None:
+            return certify_draft(view.family, _measured(str(directory), states), profile, organisation)
         return _certificate(view, Request(profile, name, organisation), (stamp(view.root), states))
     except MopoError as error:
         return words()("profiles.no_certificate", error=error)
@@ -178,6 +181,12 @@ def certificate(
 def _certificate(view: FamilyView, request: Request, states: tuple[object, ...]) -> Certificate:
     """``states`` are part of the key only: changed files are read again."""
     return certify_family(view.root, view.family, request)
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _measured(directory: str, states: tuple[object, ...]) -> Measured:
+    """``states`` are part of the key only: changed files are read again."""
+    return read_measured(Path(directory))
 
 
 @st.cache_data(max_entries=2, show_spinner=False)

@@ -242,7 +242,8 @@ def test_ten_pairs_are_labelled_with_the_keyboard(page: Page, here: Here, tmp_pa
             page.keyboard.press(key)
     expect(question).to_contain_text("10 of ", timeout=PATIENCE)
     data = read_preferences([here.root / "labels.jsonl"])
-    assert data.labels.tolist() == [[0.5, 1.0, 0.0]] * 10  # factuality, helpfulness, safety
+    assert data.objectives == ("helpfulness", "safety", "factuality")
+    assert data.labels.tolist() == [[1.0, 0.0, 0.5]] * 10
 
 
 def test_every_page_is_reached_passes_axe_and_fits_a_phone(page: Page, here: Here) -> None:

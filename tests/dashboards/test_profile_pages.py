@@ -7,10 +7,12 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboards.agreed import with_profile
+from dashboards.drafts import certify_draft, read_measured
 from dashboards.frames import open_family
 from dashboards.settings import FAMILY_VARIABLE, READ_ONLY_VARIABLE
 from dashboards.signoffs import read_signoffs
 from dashboards.versions import read_versions, save_version
+from mopo_eval.certification import Request, certify_family
 from mopo_eval.profiles import ThresholdProfile
 from tests.dashboards.running import healthy, opened, submit, text
 from tests.families import PROFILES, write_measured_family
@@ -164,3 +166,12 @@ def test_broken_versions_and_lines_are_named(root: Path) -> None:
     page = text(opened(PAGE))
     assert "0002.json" in page
     assert "sign-offs.jsonl" in page
+
+
+def test_a_drafts_certificate_is_that_of_the_command_but_for_its_digests(root: Path) -> None:
+    view = open_family(root)
+    draft, organisation = PROFILES.profiles["careful"], PROFILES.organisation.floors
+    quick = certify_draft(view.family, read_measured(root / "evaluation" / "test"), draft, organisation)
+    whole = certify_family(root, view.family, Request(draft, None, organisation))
+    assert quick.policies == whole.policies
+    assert (quick.serves, quick.method, quick.level) == (whole.serves, whole.method, whole.level)
