@@ -1,9 +1,10 @@
 """A preference model of text: K heads on one encoder, which reads the prompt and one response.
 
 Encoders are transformers models: a directory, a hub name, or a small one from scratch with a byte-level BPE tokenizer.
-What the heads read of a response is the mean over its tokens of the first and of the last hidden states, and the
-logarithm of its length. Every response is read alone, so r responses need r passes for their r (r - 1) / 2 pairs, and
-the model is antisymmetric whatever it has learnt (`strengths`).
+What the heads read of a response is the mean over its tokens of the first and of the last hidden states, the former's
+product with the mean over the prompt's tokens (so that a small encoder sees at once which words suit which prompts),
+and the logarithm of its length. Every response is read alone, so r responses need r passes for their r (r - 1) / 2
+pairs, and the model is antisymmetric whatever it has learnt (`strengths`).
 """
 
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ class PreferenceNetwork(nn.Module):
     def __init__(self, encoder: nn.Module, objectives: int, width: int, dropout: float) -> None:
         super().__init__()
         config: Any = encoder.config
-        features = 2 * int(config.get_text_config().hidden_size) + 1
+        features = 3 * int(config.get_text_config().hidden_size) + 1
         self.encoder = encoder
         self.norm = nn.LayerNorm(features - 1)
         self.dropout = nn.Dropout(dropout)
@@ -77,13 +78,20 @@ class PreferenceNetwork(nn.Module):
     def forward(self, batch: TextBatch) -> Reading:
         """Strengths of each response; utilities start at 0, which is parity."""
         read = self.encoder(input_ids=batch.tokens, attention_mask=batch.mask, output_hidden_states=True)
-        inside = batch.answer[:, :, None].to(read.last_hidden_state.dtype)  # (B, T, 1)
-        length = inside.sum(dim=1).clamp(min=1)  # (B, 1)
-        means = [(states * inside).sum(dim=1) / length for states in (read.hidden_states[0], read.last_hidden_state)]
-        pooled = self.dropout(self.norm(torch.cat(means, dim=-1)))
+        first, last = read.hidden_states[0], read.last_hidden_state
+        answer = batch.answer[:, :, None].to(last.dtype)  # (B, T, 1)
+        length = answer.sum(dim=1).clamp(min=1)  # (B, 1)
+        asked = _mean(first, batch.mask[:, :, None] - answer)
+        words = _mean(first, answer)
+        pooled = self.dropout(self.norm(torch.cat([words, words * asked, _mean(last, answer)], dim=-1)))
         features = torch.cat([pooled, length.log() - 3], dim=-1)  # (B, F); exp(3) = 20 tokens is middling
         vectors = features.new_zeros(len(features), 0) if self.vectors is None else self.vectors(features)
         return Reading(self.utility(features).float(), vectors.view(len(features), self.objectives, self.width).float())
+
+
+def _mean(states: Tensor, inside: Tensor) -> Tensor:
+    """(B, D) means of ``states`` (B, T, D) over the positions where ``inside`` (B, T, 1) is 1."""
+    return (states * inside).sum(dim=1) / inside.sum(dim=1).clamp(min=1)
 
 
 def pair_logits(reading: Reading, pairs: Tensor) -> Tensor:

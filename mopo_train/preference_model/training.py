@@ -79,7 +79,9 @@ def planned_steps(
     """The batches of the whole training: responses of a prompt together, read once for all their pairs."""
     units = make_units(compared.pairs, response_prompt, settings.batch_size)
     epoch = sum(len(unit.responses) for unit in units) / settings.batch_size
-    return plan_steps(units, texts.lengths, settings.batch_size, max(1, round(settings.epochs * epoch)), seed)
+    return plan_steps(
+        units, texts.lengths, settings.batch_size, max(settings.least_steps, round(settings.epochs * epoch)), seed
+    )
 
 
 def train(

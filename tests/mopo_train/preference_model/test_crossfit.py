@@ -29,7 +29,7 @@ from mopo_train.preferences import PreferenceData, read_preferences
 from tests.comparisons import row, write_rows
 from tests.mopo_train.preference_model.worlds import true_rates, word_data, word_rows
 
-SMALL = FitSettings(epochs=12, size=Size(hidden=16, layers=1), learning_rate=1e-2, width=2)
+SMALL = FitSettings(epochs=10, least_steps=1, size=Size(hidden=16, layers=1), learning_rate=1e-2, width=2)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def test_any_transformers_model_can_be_the_encoder(words: PreferenceData, tmp_pa
     )
     build: Any = BertModel
     build(config).save_pretrained(tmp_path / "encoder")
-    given = cross_fit(words, FitSettings(encoder=str(tmp_path / "encoder"), epochs=0.3), tmp_path)
+    given = cross_fit(words, FitSettings(encoder=str(tmp_path / "encoder"), epochs=0.3, least_steps=1), tmp_path)
     assert np.isfinite(given.strengths.utility).all()
     shutil.rmtree(tmp_path / "encoder")
     with pytest.raises(ModelError, match="no model directory"):
@@ -231,3 +231,16 @@ def test_a_calibrated_prediction_has_a_small_error_and_a_bold_one_a_large_one() 
     bold = calibration_error(4 * z, labels, np.ones(20_000))
     true = np.abs(1 / (1 + np.exp(-4 * z)) - 1 / (1 + np.exp(-z))).mean()
     assert bold == pytest.approx(true, abs=0.01)
+
+
+def test_a_small_encoder_learns_which_words_suit_which_prompts(tmp_path: Path) -> None:
+    """Refusing is right for dangerous questions alone: no value of the answer by itself can say so."""
+    rows = []
+    for index in range(150):
+        danger = index % 2 == 0
+        question = f"{'dangerous' if danger else 'harmless'} question {index}?"
+        rows.append(row(question, f"refuse {index}", f"explain {index}", {"x": float(danger), "y": 0.5}))
+    data = read_preferences([write_rows(tmp_path / "suit.jsonl", rows)])
+    settings = FitSettings(epochs=30, size=Size(hidden=32), learning_rate=1e-2, dropout=0.2, width=0)
+    fit = model_view(data, cross_fit(data, settings, tmp_path)).fits["x"]
+    assert fit is not None and fit.accuracy.low > 0.9

@@ -18,7 +18,7 @@ from mopo_train.preferences import PreferenceData
 from tests.comparisons import write_rows
 from tests.mopo_train.preference_model.worlds import word_data
 
-SMALL = FitSettings(epochs=2, size=Size(hidden=16, layers=1), learning_rate=1e-2, width=2)
+SMALL = FitSettings(epochs=2, least_steps=1, size=Size(hidden=16, layers=1), learning_rate=1e-2, width=2)
 
 
 @pytest.fixture(scope="module")
