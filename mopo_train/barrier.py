@@ -23,6 +23,7 @@ from mopo_train.family import check_floors
 from mopo_train.feasibility import nearest_feasible
 from mopo_train.interior import lower_values, tilt_robust
 from mopo_train.newton import LARGEST_MULTIPLIER
+from mopo_train.robust import Radius
 from mopo_train.solution import Solution, Task, check_problem
 from mopo_train.tilting import Problem, make_problem, moments, scores, slices, tilt_scores
 from mopo_train.winrates import FloatArray, WinRates, sum_by_prompt
@@ -49,7 +50,7 @@ def solve_barrier(
     primary: str,
     floors: Mapping[str, float],
     tau: float,
-    epsilon: float | None = None,
+    epsilon: Radius = None,
     sigma: float = SIGMA,
 ) -> Solution:
     """As `dual.solve`, with the barrier instead of constraints; ``sigma`` > 0 is its last weight.

@@ -14,7 +14,7 @@ from mopo_train.family import check_floors
 from mopo_train.feasibility import Nearest, attainable_values, conflicting, nearest_feasible
 from mopo_train.interior import lower_values, solve_robust, tilt_robust
 from mopo_train.newton import Totals, minimise
-from mopo_train.robust import lower_value, radii
+from mopo_train.robust import Radius, lower_value, radii
 from mopo_train.solution import Solution, Task, check_problem, describe, infeasible_message
 from mopo_train.tilting import Problem, make_problem, moments, slices
 from mopo_train.winrates import FloatArray, WinRates, max_by_prompt
@@ -39,7 +39,7 @@ MARGINS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 
 
 def solve(
-    rates: WinRates, *, primary: str, floors: Mapping[str, float], tau: float, epsilon: float | None = None
+    rates: WinRates, *, primary: str, floors: Mapping[str, float], tau: float, epsilon: Radius = None
 ) -> Solution:
     """Maximise ``primary`` - tau KL subject to the floors; exact to about 1e-9 on the given win rates.
 
@@ -85,7 +85,7 @@ def unmet(solution: Solution, problem: Problem, nearest: Nearest, reach: FloatAr
 
 
 def tilt(
-    rates: WinRates, *, primary: str, multipliers: Mapping[str, float], tau: float, epsilon: float | None = None
+    rates: WinRates, *, primary: str, multipliers: Mapping[str, float], tau: float, epsilon: Radius = None
 ) -> Solution:
     """The optimum for given multipliers >= 0; its floors are the (robust) values that it attains.
 
@@ -110,7 +110,7 @@ def attained_by(task: Task, weights: FloatArray, multipliers: Mapping[str, float
     return solution._replace(floors=attained, nearest_floors=attained, multipliers=exact)
 
 
-def attainable(rates: WinRates, epsilon: float | None = None) -> dict[str, float]:
+def attainable(rates: WinRates, epsilon: Radius = None) -> dict[str, float]:
     """Largest value that any policy attains, per objective; robust with the same ``epsilon`` as in `solve`."""
     return attainable_values(rates, radii(rates.labelled.sum(axis=0), epsilon))
 

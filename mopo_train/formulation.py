@@ -8,6 +8,7 @@ from mopo_train.dual import Solution, solve
 from mopo_train.errors import FloorError
 from mopo_train.front import Normaliser, propose
 from mopo_train.global_form import solve_global
+from mopo_train.robust import Radius
 from mopo_train.winrates import WinRates
 
 Variant = Literal["lagrangian", "log-barrier"]
@@ -18,7 +19,7 @@ class Formulation(NamedTuple):
 
     primary: str
     tau: float
-    epsilon: float | None = None
+    epsilon: Radius = None
     """KL radius of the robust floors; None: by the number of prompts."""
     variant: Variant = "lagrangian"
     normaliser: Normaliser = "prompt"

@@ -15,6 +15,7 @@ import numpy as np
 from mopo_train.dual import Solution, tilt
 from mopo_train.errors import FloorError
 from mopo_train.global_form import global_problem, tilt_global
+from mopo_train.robust import Radius
 from mopo_train.solution import check_problem
 from mopo_train.tilting import Problem, make_problem, scores, tilt_scores
 from mopo_train.winrates import FloatArray, WinRates, max_by_prompt
@@ -58,7 +59,7 @@ def propose(
     primary: str,
     policies: int,
     tau: float,
-    epsilon: float | None = None,
+    epsilon: Radius = None,
     normaliser: Normaliser = "prompt",
 ) -> list[Solution]:
     """At most ``policies`` solutions spread evenly over the predicted front, neighbours close, the primary's end first.
@@ -98,9 +99,7 @@ def propose(
     return [_tilted(rates, primary, each, tau, epsilon) for each in places]
 
 
-def _tilted(
-    rates: WinRates, primary: str, multipliers: dict[str, float], tau: float, epsilon: float | None
-) -> Solution:
+def _tilted(rates: WinRates, primary: str, multipliers: dict[str, float], tau: float, epsilon: Radius) -> Solution:
     """The tilt, with smaller multipliers where a large robust radius leaves no solution for these."""
     for _ in range(20):
         try:

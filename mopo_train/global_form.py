@@ -15,13 +15,14 @@ import numpy as np
 from mopo_train.dual import attained_by, solve_task
 from mopo_train.errors import FloorError
 from mopo_train.family import check_floors
+from mopo_train.robust import Radius
 from mopo_train.solution import Solution, Task, check_problem, describe
 from mopo_train.tilting import Problem, make_problem
 from mopo_train.winrates import WinRates
 
 
 def solve_global(
-    rates: WinRates, *, primary: str, floors: Mapping[str, float], tau: float, epsilon: float | None = None
+    rates: WinRates, *, primary: str, floors: Mapping[str, float], tau: float, epsilon: Radius = None
 ) -> Solution:
     """`dual.solve` in the global form. ``epsilon`` may be None or 0. Raises FloorError and DataError as it does.
 
@@ -33,7 +34,7 @@ def solve_global(
 
 
 def tilt_global(
-    rates: WinRates, *, primary: str, multipliers: Mapping[str, float], tau: float, epsilon: float | None = None
+    rates: WinRates, *, primary: str, multipliers: Mapping[str, float], tau: float, epsilon: Radius = None
 ) -> Solution:
     """`dual.tilt` in the global form: its floors are the values that the form predicts."""
     task = _task(rates, primary, list(multipliers), tau, epsilon)
@@ -56,8 +57,8 @@ def global_problem(rates: WinRates, primary: str, constrained: Sequence[str], ta
     )
 
 
-def _task(rates: WinRates, primary: str, constrained: Sequence[str], tau: float, epsilon: float | None) -> Task:
-    if epsilon:
+def _task(rates: WinRates, primary: str, constrained: Sequence[str], tau: float, epsilon: Radius) -> Task:
+    if isinstance(epsilon, int | float) and epsilon != 0:
         raise FloorError(
             f"epsilon = {epsilon}: the global form has plain floors only; leave epsilon out, or normalise by prompt."
         )

@@ -32,7 +32,7 @@ import scipy.special
 import scipy.stats
 
 from mopo_train.dual import Solution
-from mopo_train.robust import lower_value, radii
+from mopo_train.robust import Radius, lower_value, radii
 from mopo_train.winrates import BoolArray, FloatArray, Labelled, LabelSums, WinRates, label_sums, sum_by_prompt
 
 PRIOR = 2.0
@@ -44,7 +44,7 @@ def with_bounds(
     rates: WinRates,
     points: Sequence[Solution],
     tau: float,
-    epsilon: float | None = None,
+    epsilon: Radius = None,
     *,
     independent: bool = False,
 ) -> list[Solution]:
@@ -64,9 +64,7 @@ def with_bounds(
     return found
 
 
-def bounds_of_shares(
-    data: Labelled, rates: WinRates, share: FloatArray, epsilon: float | None = None
-) -> dict[str, float]:
+def bounds_of_shares(data: Labelled, rates: WinRates, share: FloatArray, epsilon: Radius = None) -> dict[str, float]:
     """Lower bound per objective for a policy with probabilities ``share`` (Y,) that its prompts' labels did not make.
 
     Such as the tilt on win rates that a preference model predicts which was fitted on other prompts. ``rates`` are the

@@ -19,7 +19,7 @@ from mopo_train.front import Normaliser
 from mopo_train.optimism import with_bounds
 from mopo_train.preference_model.planning import TRUSTED_COMPARISONS, advice, fit_view, fits_by_itself, tell_cost
 from mopo_train.preference_model.settings import FitSettings
-from mopo_train.robust import radii
+from mopo_train.robust import radii, radius_of
 from mopo_train.winrates import WinRates, comparisons_per_response, win_rates
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class PlanRequest(NamedTuple):
     floors: Mapping[str, float] = {}
     tau: float = 0.15
     epsilon: float | None = None
-    """KL radius of the robust floors; None: the default for the number of prompts."""
+    """KL radius of the robust floors; None: by ``confidence`` and the number of prompts."""
+    confidence: float = 0.95
     variant: Variant = "lagrangian"
     normaliser: Normaliser = "prompt"
     independent_labels: bool = False
@@ -70,7 +71,11 @@ def make_plan(data: "PreferenceData", request: PlanRequest) -> Plan:
     """
     compared = {name: count.mean for name, count in comparisons_per_response(data).items()}
     form = Formulation(
-        request.primary or data.objectives[0], request.tau, request.epsilon, request.variant, request.normaliser
+        request.primary or data.objectives[0],
+        request.tau,
+        radius_of(request.epsilon, request.confidence),
+        request.variant,
+        request.normaliser,
     )
     view = _view(data, request, compared)
     if view is not None and request.source == "preference-model":
@@ -79,9 +84,14 @@ def make_plan(data: "PreferenceData", request: PlanRequest) -> Plan:
         rates = win_rates(data)
         solved = solve_floors(rates, request.floors, form) if request.floors else None
         points = [solved] if solved else propose_points(rates, request.policies, form)
-        points = with_bounds(data, rates, points, request.tau, request.epsilon, independent=request.independent_labels)
+        points = with_bounds(data, rates, points, form.tau, form.epsilon, independent=request.independent_labels)
     document = plan_document(rates, points, form)
-    document |= {"pairs": len(data.weight), "comparisons_per_response": compared, "source": request.source}
+    document |= {
+        "confidence": request.confidence,
+        "pairs": len(data.weight),
+        "comparisons_per_response": compared,
+        "source": request.source,
+    }
     warnings = _point_warnings(rates, points, document["attainable"])
     if view is not None:
         document["preference_model"] = {"encoder": request.encoder, "objectives": view.document()}

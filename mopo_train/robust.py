@@ -21,17 +21,36 @@ SMALLEST = 1e-9
 """A smaller radius counts as 0: it would move no value by more than 3e-5."""
 
 
-def radii(counts: IntArray, epsilon: float | None, delta: float = DELTA) -> FloatArray:
-    """KL radius per objective for ``counts`` labelled prompts; ``epsilon`` overrides the default for all.
+class Confident(NamedTuple):
+    """A radius by the data: that of a one-sided confidence bound at ``level``, in (0.5, 1)."""
 
-    The default chi2_1(1 - 2 delta) / (2 n) makes the lower end of the ball an asymptotic one-sided 1 - delta
-    confidence bound for the mean of a fixed policy (Owen's empirical likelihood; Duchi, Glynn, Namkoong 2021).
+    level: float
+
+
+Radius = float | Confident | None
+"""KL radius of the robust floors: the same for all objectives, by confidence, or None for the default confidence."""
+
+
+def radius_of(epsilon: float | None, confidence: float) -> Radius:
+    """``epsilon`` where it is given, else what ``confidence`` makes it."""
+    return Confident(confidence) if epsilon is None else epsilon
+
+
+def radii(counts: IntArray, epsilon: Radius) -> FloatArray:
+    """KL radius per objective for ``counts`` labelled prompts; a number ``epsilon`` is that of all.
+
+    By confidence 1 - delta it is chi2_1(1 - 2 delta) / (2 n), which makes the lower end of the ball an asymptotic
+    one-sided confidence bound for the mean of a fixed policy (Owen's empirical likelihood; Duchi, Glynn, Namkoong
+    2021). Raises FloorError for what is neither a radius nor a confidence.
     """
-    if epsilon is not None:
+    if isinstance(epsilon, int | float):
         if not (np.isfinite(epsilon) and epsilon >= 0):
             raise FloorError(f"epsilon = {epsilon} is not a radius; give a number >= 0 (0 switches the bound off)")
         return np.full(len(counts), float(epsilon) if epsilon >= SMALLEST else 0.0)
-    quantile = float(scipy.stats.chi2.ppf(1 - 2 * delta, df=1))
+    level = 1 - DELTA if epsilon is None else epsilon.level
+    if not 0.5 < level < 1:
+        raise FloorError(f"confidence = {level} is outside (0.5, 1); give for example 0.95")
+    quantile = float(scipy.stats.chi2.ppf(2 * level - 1, df=1))
     return quantile / (2.0 * np.maximum(counts, 1))
 
 

@@ -56,6 +56,7 @@ from mopo_train.preference_model.planning import fit_view, tell_cost
 from mopo_train.preference_model.settings import FitSettings
 from mopo_train.preference_model.view import ModelView
 from mopo_train.preferences import PreferenceData, read_preferences
+from mopo_train.robust import radius_of
 from mopo_train.winrates import WinRates, win_rates
 
 LATER = 0.5
@@ -82,7 +83,8 @@ class RunConfig(BaseModel):
     tau: float = Field(default=0.15, gt=0, allow_inf_nan=False)
     """Weight of the KL penalty."""
     epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    """KL radius of the robust floors; None: by the number of prompts (design section 2)."""
+    """KL radius of the robust floors; None: by ``confidence`` and the number of prompts (design section 2)."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, allow_inf_nan=False)
     variant: Variant = "lagrangian"
     normaliser: Normaliser = "prompt"
     independent_labels: bool = False
@@ -208,10 +210,13 @@ def planned_points(data: PreferenceData, config: RunConfig) -> _Points:
         rates = win_rates(data)
         points = choose_points(rates, config)
         return _Points(
-            rates, with_bounds(data, rates, points, config.tau, config.epsilon, independent=config.independent_labels)
+            rates,
+            with_bounds(
+                data, rates, points, config.tau, formulation(config).epsilon, independent=config.independent_labels
+            ),
         )
     view = fitted_view(data, config)
-    return _Points(view.rates, view.bounded(choose_points(view.rates, config, view), config.epsilon))
+    return _Points(view.rates, view.bounded(choose_points(view.rates, config, view), formulation(config).epsilon))
 
 
 def fitted_view(data: PreferenceData, config: RunConfig) -> ModelView:
@@ -240,11 +245,11 @@ def choose_points(rates: WinRates, config: RunConfig, model: ModelView | None = 
     else:
         first = model.solve(config.floors, form) if model else solve_floors(rates, config.floors, form)
         if not first.feasible:
-            raise FloorError(infeasible_message(first, attainable(rates, config.epsilon)))
+            raise FloorError(infeasible_message(first, attainable(rates, formulation(config).epsilon)))
         found = [first]
         if config.policies > 1:
             spread = propose_points(rates, 8 * config.policies, form)
-            spread = model.bounded(spread, config.epsilon) if model else spread
+            spread = model.bounded(spread, formulation(config).epsilon) if model else spread
             values = [point.predicted_low if model else point.robust for point in spread]
             beyond = [
                 point
@@ -264,7 +269,13 @@ def choose_points(rates: WinRates, config: RunConfig, model: ModelView | None = 
 
 def formulation(config: RunConfig) -> Formulation:
     """The form of the problem that ``config`` asks for."""
-    return Formulation(config.primary, config.tau, config.epsilon, config.variant, config.normaliser)
+    return Formulation(
+        config.primary,
+        config.tau,
+        radius_of(config.epsilon, config.confidence),
+        config.variant,
+        config.normaliser,
+    )
 
 
 def plan_policies(data: PreferenceData, corpus: Corpus, config: RunConfig, policies: int) -> list[list[Planned]]:

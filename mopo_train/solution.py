@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mopo_train.errors import DataError, FloorError
-from mopo_train.robust import Lower, lower_value, radii
+from mopo_train.robust import Lower, Radius, lower_value, radii
 from mopo_train.tilting import Problem, quality, scores, tilt_scores, values_by_prompt
 from mopo_train.winrates import UNLABELLED_RATE, FloatArray, WinRates
 
@@ -121,9 +121,7 @@ def infeasible_message(solution: Solution, largest: Mapping[str, float]) -> str:
     )
 
 
-def check_problem(
-    rates: WinRates, primary: str, constrained: Sequence[str], tau: float, epsilon: float | None
-) -> FloatArray:
+def check_problem(rates: WinRates, primary: str, constrained: Sequence[str], tau: float, epsilon: Radius) -> FloatArray:
     """(K,) radius per objective. Raises for arguments that cannot be used."""
     if not (np.isfinite(tau) and tau > 0):
         raise FloorError(f"tau = {tau} cannot be used; it is the weight of the KL divergence and must be > 0")

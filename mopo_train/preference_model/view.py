@@ -23,6 +23,7 @@ from mopo_train.preference_model.calibration import Fit, measure_fit
 from mopo_train.preference_model.crossfit import CrossFit, labelled_pairs
 from mopo_train.preference_model.strengths import logits, set_win_rates
 from mopo_train.preferences import PreferenceData
+from mopo_train.robust import Radius
 from mopo_train.solution import Solution
 from mopo_train.tilting import values_by_prompt
 from mopo_train.winrates import UNLABELLED_RATE, Labelled, WinRates, win_rates
@@ -49,7 +50,7 @@ class ModelView(NamedTuple):
         fit = self.fits.get(objective)
         return fit is not None and fit.gain.low > 0
 
-    def bounded(self, points: Sequence[Solution], epsilon: float | None) -> list[Solution]:
+    def bounded(self, points: Sequence[Solution], epsilon: Radius) -> list[Solution]:
         """``points`` of the model's win rates with ``predicted_low`` by the labels.
 
         ``epsilon`` 0 takes the model at its word: the bound is then ``predicted`` itself.

@@ -271,3 +271,12 @@ def test_an_objective_that_nobody_labelled_can_have_no_floor(tmp_path: Path) -> 
     ]
     result = plan(write(tmp_path / "null.jsonl", rows), "--floor", "c=0.5")
     assert result.exit_code == 1 and "'c'" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_higher_confidence_lowers_the_bounds_and_asks_more_of_a_floor(pairs: Path) -> None:
+    usual, surer = (plan_json(pairs, "--floor", "safety=0.7", *more) for more in ([], ["--confidence", "0.999"]))
+    assert (usual["confidence"], surer["confidence"]) == (0.95, 0.999)
+    assert surer["epsilon"]["safety"] > usual["epsilon"]["safety"]
+    assert surer["points"][0]["predicted"]["safety"] > usual["points"][0]["predicted"]["safety"]
+    assert surer["points"][0]["predicted_low"]["helpfulness"] < usual["points"][0]["predicted_low"]["helpfulness"]
+    assert plan(pairs, "--confidence", "1").exit_code == 2

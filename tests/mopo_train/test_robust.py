@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mopo_train.dual import Solution, attainable, solve, tilt
 from mopo_train.errors import FloorError
 from mopo_train.interior import smallest_shortfall
-from mopo_train.robust import lower_value, radii
+from mopo_train.robust import Confident, lower_value, radii, radius_of
 from mopo_train.tilting import make_problem, prompt_values
 from mopo_train.winrates import FloatArray, WinRates, from_rates
 from tests.mopo_train.primal import cp, random_rates, solve_primal
@@ -71,6 +71,23 @@ def test_the_default_radius_is_the_quantile_of_chi_square() -> None:
     """chi2_1(0.9) is the square of the normal quantile at 0.95, 1.6448536."""
     assert radii(np.array([100, 400]), None).tolist() == pytest.approx([1.6448536**2 / 200, 1.6448536**2 / 800])
     assert radii(np.array([100, 400]), 0.15).tolist() == [0.15, 0.15]
+
+
+def test_a_radius_follows_confidence_where_no_number_is_given() -> None:
+    """The square of the normal quantile at 0.99, 2.3263479, over 2 n; 0.95 is the default."""
+    counts = np.array([50])
+    assert radii(counts, Confident(0.99)).tolist() == pytest.approx([2.3263479**2 / 100])
+    assert radii(counts, radius_of(None, 0.95)).tolist() == pytest.approx(radii(counts, None).tolist())
+    assert radii(counts, radius_of(0.15, 0.99)).tolist() == [0.15]
+    rates = random_rates(1, prompts=40)
+    usual, surer = (
+        solve(rates, primary="a", floors={"b": 0.55}, tau=0.1, epsilon=each) for each in (None, Confident(0.999))
+    )
+    assert surer.predicted["b"] > usual.predicted["b"] > 0.55
+    assert surer.robust["b"] == pytest.approx(usual.robust["b"], abs=1e-6)
+    for level in (0.5, 1.0, math.nan):
+        with pytest.raises(FloorError, match="confidence"):
+            radii(counts, Confident(level))
 
 
 def test_the_default_bound_covers_a_true_mean_at_its_rate() -> None:
