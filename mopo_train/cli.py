@@ -9,6 +9,7 @@ from mopo_train import __version__
 from mopo_train.console import CommandGroup, FiniteRange, print_json, print_table, say
 
 OWN_ANCHOR = "Weight of staying close to the reference on answers that it writes itself."
+ON_POLICY = "Rounds of training on the policy's own answers, labelled by a preference model."
 INTERPOLATE = "Members between neighbours; profiles select one only if measured and not dominated."
 KL_PROMPTS = "Prompts that each policy answers to measure its divergence; 0: not measured."
 GLOBAL = "Of density ratios; 'global' is the paper's Eq. 3, to compare with."
@@ -164,6 +165,8 @@ def reference(sources: tuple[str, ...], model: str, out: Path, **options: Any) -
 )
 @click.option("--floor-schedule", default="fixed", show_default=True, type=click.Choice(["fixed", "adaptive"]))
 @click.option("--beta", default=0.9995, show_default=True, type=FiniteRange(0, 1, True), help="Of adaptive floors.")
+@click.option("--on-policy-rounds", default=0, show_default=True, type=click.IntRange(min=0), help=ON_POLICY)
+@click.option("--on-policy-answers", default=4, show_default=True, type=click.IntRange(min=2), help="Per prompt.")
 @click.option("--interpolate", default=0, show_default=True, type=click.IntRange(0, 9), help=INTERPOLATE)
 @click.option("--kl-prompts", default=64, show_default=True, type=click.IntRange(min=0), help=KL_PROMPTS)
 @click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=2), help="Prompt and response.")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from transformers import PreTrainedModel
 
 from mopo_train import __version__
@@ -41,6 +41,7 @@ from mopo_train.policy.corpus import Corpus, corpus_log_probabilities, encode_co
 from mopo_train.policy.interpolation import interpolate_adapters
 from mopo_train.policy.lagged import FloorSchedule, Lag
 from mopo_train.policy.models import context_length, find_model, fingerprint, load_model, load_tokenizer
+from mopo_train.policy.on_policy import Setup, train_with_rounds
 from mopo_train.policy.own_text import Speaker
 from mopo_train.policy.training import PlannedPolicy, Training, train_policy
 from mopo_train.policy.workspace import (
@@ -106,6 +107,10 @@ class RunConfig(BaseModel):
     floor_schedule: FloorSchedule = "fixed"
     """``adaptive``: at every refresh a floor becomes ``beta`` times the value of the policy of ``t0`` steps ago."""
     beta: float = Field(default=0.9995, gt=0, le=1)
+    on_policy_rounds: int = Field(default=0, ge=0)
+    """Times that a policy answers the prompts itself, a preference model labels its answers, and training goes on."""
+    on_policy_answers: int = Field(default=4, ge=2)
+    """Per prompt and round."""
     interpolate: int = Field(default=0, ge=0)
     """Members between neighbours of the front, by interpolation of their weights."""
     kl_prompts: int = Field(default=64, ge=0)
@@ -113,6 +118,17 @@ class RunConfig(BaseModel):
     max_length: int = Field(default=512, ge=2)
     """Tokens of prompt and response together; the end of a longer response is cut off."""
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_kind_of_iteration(self) -> "RunConfig":
+        if self.t0 is not None and self.on_policy_rounds:
+            raise ValueError("--t0 reweights the data's responses, --on-policy-rounds replaces them; give one of them")
+        return self
+
+    @property
+    def round_steps(self) -> int:
+        """Of a policy that begins from another one, or from itself in a round."""
+        return max(1, round(self.steps * LATER))
 
     @property
     def lag(self) -> Lag | None:
@@ -179,10 +195,14 @@ def run_family(
     reference = corpus_log_probabilities(
         base, corpus, needed, workspace.work, record.model_fingerprint, title=REFERENCE
     )
-    speaker = Speaker(tokenizer, [corpus.rows[start].prompt for start in rates.starts[:-1]], limit, config.seed)
+    prompts = [corpus.rows[start].prompt for start in rates.starts[:-1]]
+    speaker = Speaker(tokenizer, prompts, limit, config.seed)
     own = speaker.own_samples(base, workspace.work, config.own_anchor) if config.own_anchor else None
     training = Training(config, formulation(config), workspace, rates, corpus, reference, own, checkpoint_seconds)
-    base = _train_all(training, base, points, plans)
+    fit = FitSettings(encoder=config.encoder)
+    setup = Setup(data, tokenizer, prompts, limit, config.on_policy_answers, fit) if config.on_policy_rounds else None
+    policies = [_planned(training, index, point, plans[index]) for index, point in enumerate(points)]
+    base = _train_all(training, base, policies, setup)
     members = _trained(config, points) + _interpolated(config, out, len(points))
     if config.kl_prompts:
         adapters = {member.id: out / f"policies/{member.id}" for member in members}
@@ -281,7 +301,7 @@ def formulation(config: RunConfig) -> Formulation:
 def plan_policies(data: PreferenceData, corpus: Corpus, config: RunConfig, policies: int) -> list[list[Planned]]:
     """The batches of every policy's steps; policies that begin from a neighbour take fewer (`LATER`)."""
     units = make_units(data.compared(), data.response_prompt, config.batch_size)
-    later = config.steps if config.lag is not None else max(1, round(config.steps * LATER))
+    later = config.steps if config.lag is not None else config.round_steps
     seeds = np.random.SeedSequence(config.seed).generate_state(policies).tolist()
     return [
         plan_steps(units, corpus.lengths, config.batch_size, later if index else config.steps, seed)
@@ -295,17 +315,23 @@ def policy_id(index: int) -> str:
 
 
 def _train_all(
-    training: Training, base: PreTrainedModel, points: Sequence[Solution], plans: Sequence[list[Planned]]
+    training: Training, base: PreTrainedModel, policies: Sequence[PlannedPolicy], setup: Setup | None
 ) -> PreTrainedModel:
-    """Train every policy that is not whole yet, in order. Returns ``base``, as it was."""
-    policies = [_planned(training, index, point, plans[index]) for index, point in enumerate(points)]
-    start = sum(len(policy.plan) for policy in policies if policy.adapter.is_dir())
+    """Train every policy that is not whole yet, in order; in rounds with a ``setup``. Returns ``base``, as it was."""
+    config = training.config
+    steps = [len(policy.plan) + config.on_policy_rounds * config.round_steps for policy in policies]
+    done = [policy.adapter.is_dir() for policy in policies]
+    start = sum(count for count, whole in zip(steps, done, strict=True) if whole)
     if start:
-        say(f"{sum(policy.adapter.is_dir() for policy in policies)} of {len(points)} policies are trained already")
-    with progress("policies", sum(len(plan) for plan in plans), start) as line:
+        say(f"{sum(done)} of {len(policies)} policies are trained already")
+    with progress("policies", sum(steps), start) as line:
         for policy in policies:
-            if not policy.adapter.is_dir():
+            if policy.adapter.is_dir():
+                continue
+            if setup is None:
                 base = train_policy(training, base, policy, line)
+            else:
+                base = train_with_rounds(training, setup, base, policy, line)
     return base
 
 
