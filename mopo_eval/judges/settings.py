@@ -21,6 +21,7 @@ from mopo_eval.judges.callables import load_callable
 from mopo_eval.judges.case import Judge
 from mopo_eval.judges.classifier import ClassifierJudge
 from mopo_eval.judges.llm import LlmJudge, LlmSettings
+from mopo_eval.judges.preference import PreferenceJudge
 from mopo_eval.judges.reference import Match, ReferenceJudge
 from mopo_eval.judges.safety import RefusalJudge, StanceJudge
 from mopo_eval.prompts import beside_data
@@ -108,8 +109,33 @@ class LlmJudgeSettings(_Settings):
         return LlmJudge(name, settings, url, self.api_key_variable, self.concurrency)
 
 
+class PreferenceJudgeSettings(_Settings):
+    """A small model fitted to preference data here: for machines without a hub."""
+
+    kind: Literal["preference-model"]
+    data: list[str] = Field(min_length=1)
+    """As ``mopo-train`` takes it."""
+    objective: str
+    """Of the data; usually the one that is judged."""
+    encoder: str | None = None
+    """Directory or hub name of a transformers model; a small one from scratch without it."""
+    seed: int = Field(default=0, ge=0)
+
+    def load(self) -> Judge:
+        """The judge."""
+        decides = self.model_dump(mode="json")
+        return PreferenceJudge(
+            _title("preference-model", self.objective, decides), self.data, self.objective, self.encoder, self.seed
+        )
+
+
 JudgeSettings = Annotated[
-    StanceSettings | RefusalSettings | ReferenceSettings | ClassifierSettings | LlmJudgeSettings,
+    StanceSettings
+    | RefusalSettings
+    | ReferenceSettings
+    | ClassifierSettings
+    | PreferenceJudgeSettings
+    | LlmJudgeSettings,
     Field(discriminator="kind"),
 ]
 _READER: TypeAdapter[JudgeSettings] = TypeAdapter(JudgeSettings)
@@ -126,7 +152,7 @@ def load_judge(given: Any) -> Judge:
     try:
         return _READER.validate_python(given).load()
     except ValidationError as error:
-        kinds = "python name, safety, refusal, reference, classifier, llm"
+        kinds = "python name, safety, refusal, reference, classifier, preference-model, llm"
         raise JudgeError(f"{given!r:.200} describes no judge ({kinds}): {first_problem(error)}.") from error
 
 

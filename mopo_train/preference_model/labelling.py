@@ -22,7 +22,7 @@ from mopo_train.preference_model.training import read_strengths
 from mopo_train.preferences import PreferenceData
 from mopo_train.rows import Message, RowError, answer_keys, plain, read_prompt, read_text, to_json
 from mopo_train.sources import find
-from mopo_train.winrates import FloatArray
+from mopo_train.winrates import FloatArray, IntArray
 
 
 def label_candidates(
@@ -34,6 +34,30 @@ def label_candidates(
     be used, and where no prompt has two different answers.
     """
     talks, answers = read_candidates(candidates)
+    starts = np.cumsum([0, *(len(each) for each in answers)])
+    pairs = [
+        (start + a, start + b)
+        for start, each in zip(starts, answers, strict=False)
+        for a, b in combinations(range(len(each)), 2)
+    ]
+    chance = compare_answers(data, settings, talks, answers, np.array(pairs, dtype=np.int64), seed=seed)
+    write_whole(out, "".join(_rows(data.objectives, talks, answers, chance)))
+    return len(pairs), len(talks)
+
+
+def compare_answers(
+    data: PreferenceData,
+    settings: FitSettings,
+    talks: list[list[Message]],
+    answers: list[list[str]],
+    pairs: IntArray,
+    *,
+    seed: int = 0,
+) -> FloatArray:
+    """(M, K) probability that the first answer of each of ``pairs`` (M, 2) is preferred, by a model of ``data``.
+
+    ``answers`` are those to each of ``talks``; pairs number them one conversation after the other.
+    """
     fitted = cross_fit(data, settings, default_keep(), folds=FOLDS, seed=seed, networks=True)
     networks = fold_networks(data, settings, default_keep(), folds=FOLDS, seed=seed)
     prompt_of = np.repeat(np.arange(len(talks)), [len(each) for each in answers]).tolist()
@@ -44,18 +68,11 @@ def label_candidates(
         read_strengths(network, texts).scaled(temperature)
         for network, temperature in zip(networks.networks, fitted.temperature, strict=True)
     ]
-    starts = np.cumsum([0, *(len(each) for each in answers)])
-    pairs = [
-        (start + a, start + b)
-        for start, each in zip(starts, answers, strict=False)
-        for a, b in combinations(range(len(each)), 2)
-    ]
-    first, second = (np.array(side, dtype=np.int64) for side in zip(*pairs, strict=True))
+    first, second = pairs.T
     chances = np.stack([preferences(strengths, first, second) for strengths in read])  # (folds, M, K)
     own = _own_folds(data, fitted.fold, talks)[np.array(prompt_of)[first]]  # (M,) -1: a prompt that is not in data
-    chance = np.where((own < 0)[:, None], chances.mean(axis=0), chances[own, np.arange(len(first))])
-    write_whole(out, "".join(_rows(data.objectives, talks, answers, chance)))
-    return len(pairs), len(talks)
+    chance: FloatArray = np.where((own < 0)[:, None], chances.mean(axis=0), chances[own, np.arange(len(first))])
+    return chance
 
 
 def read_candidates(candidates: str) -> tuple[list[list[Message]], list[list[str]]]:

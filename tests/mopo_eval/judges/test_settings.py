@@ -80,7 +80,7 @@ def test_a_command_line_may_name_a_judge_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"kind": "oracle"}, "describes no judge.*classifier, llm"),
+        ({"kind": "oracle"}, "describes no judge.*classifier, preference-model, llm"),
         ({"model": "m"}, "describes no judge"),
         (LLM | {"rubrik": "x"}, "rubrik"),
         (LLM | {"url": "localhost:1"}, "url"),
