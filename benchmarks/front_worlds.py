@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from benchmarks.front_statistics import best_subset, hypervolume
-from benchmarks.three_objectives import FULL, QUICK, SOURCES, command, trained_reference
+from benchmarks.three_objectives import FULL, QUICK, SOURCES, command, first_rows, trained_reference
 from mopo_eval.pairs import policy_log_ratios, ranked_right
 from mopo_train.family import base_model_path, read_family, write_whole
 from mopo_train.generation import Generator, Piece, Row, Sampling
@@ -182,7 +182,7 @@ class PairsWorld:
         """Split by prompt and train the reference; the split and the model are the same for all seeds."""
         for name, files in SOURCES.items():
             if not (self.root / name / "prompts.jsonl").exists():
-                paths = [self.data / file for file in files]
+                paths = first_rows([self.data / file for file in files], self.root / f"{name}-rows", self.size.rows)
                 command("mopo-train", "split", *paths, "--out", self.root / name, "--seed", "0")
         train, heldout = ([self.root / name / f"{part}.jsonl" for name in SOURCES] for part in ("train", "heldout"))
         reference = self.root / "reference"
