@@ -15,7 +15,8 @@ from mopo_train.preference_model.planning import QUICK, advice, expected_seconds
 from mopo_train.preference_model.settings import FitSettings
 from mopo_train.preference_model.strengths import Strengths, set_win_rates
 from mopo_train.preference_model.view import ModelView, with_itself
-from mopo_train.run import RunConfig, choose_points
+from mopo_train.preferences import read_preferences
+from mopo_train.run import RunConfig, choose_points, planned_points
 from mopo_train.winrates import from_rates, win_rates
 from tests.comparisons import row, write_rows
 from tests.mopo_train.labelled import Pairs, bradley_terry, drawn
@@ -130,7 +131,7 @@ def test_few_labels_show_the_cross_fitted_values_beside_their_own(one_pair: Path
     for point in document["points"]:
         assert set(point["cross_fitted"]) == {"x", "y"}
     first = document["points"][0]
-    assert first["predicted"]["x"] > 0.9  # the labels' own: two answers, one label
+    assert first["predicted"]["x"] > first["cross_fitted"]["x"] + 0.05  # two answers and one noisy label
     assert first["cross_fitted"]["x"] < 0.75  # at most 3/4: the better of two meets itself half of the time
     assert "believe the cross-fitted values" in document["preference_model"]["believe"]
     assert document["preference_model"]["objectives"]["x"]["accuracy"]["low"] > 0.6
@@ -199,3 +200,13 @@ def test_a_run_chooses_points_whose_bounds_hold_the_floors() -> None:
     assert all(point.predicted_low["b"] >= 0.52 - 1e-3 for point in points)
     with pytest.raises(FloorError, match="no policy meets the floors b=0.9900"):
         choose_points(view.rates, config.model_copy(update={"floors": {"b": 0.99}}), view)
+
+
+def test_a_run_trains_for_the_points_that_the_plan_shows(one_pair: Path) -> None:
+    config = RunConfig(primary="x", policies=3, source="preference-model")
+    planned = planned_points(read_preferences([one_pair]), config)
+    assert planned.rates.itself
+    shown = plan(one_pair, "--source", "preference-model", "--policies", "3")["points"]
+    for point, told in zip(planned.points, shown, strict=True):
+        assert point.predicted == pytest.approx(told["predicted"])
+        assert point.predicted_low == pytest.approx(told["predicted_low"])
