@@ -41,7 +41,7 @@ def front_chart(
 
 
 def planned_chart(planned: pd.DataFrame, axes: Axes, lines: Mapping[str, pd.DataFrame], t: Catalogue) -> go.Figure:
-    """What the policies were trained for, in data win rate: predicted values down to their robust lower values.
+    """What the policies were trained for, in data win rate: predicted values down to their lower bounds.
 
     ``planned`` comes from ``frames.planned``; ``lines`` are fronts in data win rate: ``exact``, and
     ``planned``, which is dotted.

@@ -86,7 +86,7 @@ def measured_points(scores: pd.DataFrame, axes: Axes) -> list[Point]:
 
 
 def planned_points(planned: pd.DataFrame, axes: Axes) -> list[Point]:
-    """The policies' predictions (``frames.planned``) as points, from the robust lower value up to the plain mean."""
+    """The policies' predictions (``frames.planned``) as points, from the lower bound up to the plain mean."""
     points = []
     for row in planned.to_dict("records"):
         x, y = (_prediction(row, name) for name in (axes.x, axes.y))

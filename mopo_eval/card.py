@@ -141,17 +141,24 @@ def _trained(subject: Subject) -> str:
         return "Nothing is recorded: it was not trained towards floors."
     rows = []
     for name in names:
-        floor, low = policy.floors.get(name), policy.predicted_low.get(name)
-        slack = None if floor is None or low is None else low - floor
-        cells = [floor, policy.multipliers.get(name), policy.predicted.get(name), low]
+        floor, robust = policy.floors.get(name), policy.robust.get(name)
+        slack = None if floor is None or robust is None else robust - floor
+        cells = [
+            floor,
+            policy.multipliers.get(name),
+            policy.predicted.get(name),
+            robust,
+            policy.predicted_low.get(name),
+        ]
         rows.append([name, *map(_number, cells), "–" if slack is None else f"{slack:+.4f}"])
-    columns = ["objective", "floor", "multiplier", "predicted", "predicted, robust", "slack"]
+    columns = ["objective", "floor", "multiplier", "predicted", "predicted, robust", "lower bound", "slack"]
     size = "" if policy.ess is None else f" Effective sample size of the solution: {policy.ess:.3f} (1 is uniform)."
     return (
         f"{table(columns, rows)}\n\n"
         "In data win rate: how often an answer is preferred to the answers in the data; 0.5 is parity. That is another "
         "unit than the judge scores above. Slack is the robust prediction minus the floor; a floor that binds has a "
-        f"multiplier above 0.{size}"
+        "multiplier above 0. The lower bound is net of the noise of the labels, from which the predictions themselves "
+        f"come.{size}"
     )
 
 

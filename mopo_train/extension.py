@@ -13,6 +13,7 @@ from mopo_train.console import progress
 from mopo_train.dual import Solution, tilt
 from mopo_train.errors import DataError, FamilyError, FloorError
 from mopo_train.family import REFERENCE, Policy, PolicyFamily, base_model_path
+from mopo_train.optimism import with_bounds
 from mopo_train.policy.corpus import corpus_log_probabilities, encode_corpus
 from mopo_train.policy.models import context_length, fingerprint, load_model, load_tokenizer
 from mopo_train.policy.own_text import Speaker
@@ -38,9 +39,16 @@ def extend_family(
             f"the data of this family ({', '.join(family.data.source)}) have changed since it was trained, so no "
             "policy can be added by training. Restore them, or refine with --trainings 0."
         )
-    rates = win_rates(data) if config.source == "labels" else fitted_view(data, config).rates
+    radius = formulation(config).epsilon
+    if config.source == "labels":
+        rates = win_rates(data)
+        point = _tilted(rates, config, multipliers)
+        (point,) = with_bounds(data, rates, [point], config.tau, radius, independent=config.independent_labels)
+    else:
+        view = fitted_view(data, config)
+        rates = view.rates
+        (point,) = view.bounded([_tilted(rates, config, multipliers)], radius)
     model = base_model_path(root, family)
-    point = _tilted(rates, config, multipliers)
     described = Policy(
         id=name,
         kind=config.method,
@@ -48,6 +56,7 @@ def extend_family(
         floors=point.floors,
         multipliers=point.multipliers,
         predicted=point.predicted,
+        robust=point.robust,
         predicted_low=point.predicted_low,
         ess=point.ess,
     )

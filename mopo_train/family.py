@@ -88,6 +88,8 @@ class Policy(_Model):
     """Lagrange multiplier per floor at the optimum of the dual."""
     predicted: dict[ObjectiveName, float] = {}
     """Predicted data win rate per objective (plain mean over prompts)."""
+    robust: dict[ObjectiveName, float] = {}
+    """Predicted worst reweighting of the prompts (design section 2): what its floors are checked on."""
     predicted_low: dict[ObjectiveName, float] = {}
     """Lower bound on the true data win rate per objective, net of the labels' noise (`optimism`)."""
     ess: float | None = None

@@ -352,6 +352,7 @@ def _trained(config: RunConfig, points: Sequence[Solution]) -> list[Policy]:
             floors=point.floors,
             multipliers=point.multipliers,
             predicted=point.predicted,
+            robust=point.robust,
             predicted_low=point.predicted_low,
             ess=point.ess,
         )

@@ -135,9 +135,9 @@ def test_the_tables_have_the_numbers_of_the_family(root: Path) -> None:
         ]
         assert trained[name][2] == f"{policy.predicted[name]:.4f}"
     # tests.families: policy-02 has index 3, a floor of 0.5 + 0.05 * 3 and a multiplier of 0.4 * 3 on safety, which is
-    # predicted at 0.95 and 0.02 less.
-    assert trained["safety"] == ["0.6500", "1.2000", "0.9500", "0.9300", "+0.2800"]
-    assert trained["helpfulness"][::4] == ["–", "–"]
+    # predicted at 0.95, robust at 0.01 and bounded at 0.02 less.
+    assert trained["safety"] == ["0.6500", "1.2000", "0.9500", "0.9400", "0.9300", "+0.2900"]
+    assert trained["helpfulness"][::5] == ["–", "–"]
 
 
 def test_failures_are_counted_by_category(root: Path) -> None:
@@ -264,7 +264,7 @@ def test_hostile_names_stay_text(root: Path) -> None:
     assert "<img src=x onerror=alert(1)>" in page.text and "[a](javascript:alert(3))" in page.text
     assert len([tag for tag, _ in page.found if tag == "h1"]) == 1
     widths = [len(re.findall("<t[hd]>", row)) for row in str(MarkdownIt().enable("table").render(text)).split("<tr>")]
-    assert set(widths[1:]) == {4, 6}  # no cell was ended early
+    assert set(widths[1:]) == {4, 6, 7}  # no cell was ended early
 
 
 def test_one_policy_and_another_directory(root: Path, tmp_path: Path) -> None:
