@@ -15,7 +15,7 @@ from mopo_eval.collect import EngineChoice
 from mopo_eval.evaluation import SPOOL, read_responses, run_name
 from mopo_eval.judges import Judge, load_judges, read_judges
 from mopo_eval.measure import Plan, measure
-from mopo_eval.profiles import ThresholdProfile, check_floor_names
+from mopo_eval.profiles import ThresholdProfile, check_floor_names, read_profiles
 from mopo_eval.prompts import EvaluationPrompt, beside_data, prompt_hash, read_prompts
 from mopo_eval.refine.candidates import search_space
 from mopo_eval.refine.measuring import Asked, Bench
@@ -89,9 +89,15 @@ def refine(root: Path, request: Request) -> Refinement:
         return _described(family, results, request.floors, holder, found.looks)
     if found.best is None:
         raise FloorError(_out_of_reach(family, request, results, found))
+    held = _profiles_held(root, family, results)
     joined = _join(root, family, bench, found)
     shutil.rmtree(bench.work, ignore_errors=True)
     after = read_results(root, joined)
+    if lost := sorted(held - _profiles_held(root, joined, after)):
+        say(
+            f"warning: now that bounds count the search, no policy is shown to hold {', '.join(lost)}; measure on "
+            f"prompts that the search has not seen: 'mopo-eval run {root} --prompts FILE'"
+        )
     return _described(joined, after, request.floors, found.best.policy, found.looks)
 
 
@@ -100,6 +106,17 @@ def _check(family: PolicyFamily, floors: Mapping[str, float]) -> None:
         raise FloorError("no floor to refine for; give one, for example --floor safety=0.9")
     check_floor_names(dict(floors), set(family.objectives), where="--floor")
     check_floors({name.removesuffix(".win_rate"): value for name, value in floors.items()}, family.objectives)
+
+
+def _profiles_held(root: Path, family: PolicyFamily, results: RunResults) -> set[str]:
+    """Names of the profiles in profiles.yaml that some policy holds."""
+    path = root / "profiles.yaml"
+    if not path.is_file():
+        return set()
+    asked = read_profiles(path, family.objectives, [policy.id for policy in family.policies])
+    cards = {policy.id: results.cards.get(policy.id) for policy in family.policies}
+    floors = asked.organisation.floors
+    return {name for name, profile in asked.profiles.items() if select(profile, cards, floors).feasible}
 
 
 def _check_measured(family: PolicyFamily, results: RunResults, floors: Mapping[str, float]) -> None:

@@ -19,7 +19,7 @@ from mopo_eval.estimates import bounds_certified
 from mopo_eval.evaluation import read_summary
 from mopo_eval.judges import load_judges
 from mopo_eval.measure import Plan, measure
-from mopo_eval.profiles import ThresholdProfile
+from mopo_eval.profiles import ProfileFile, ThresholdProfile, write_profiles
 from mopo_eval.prompts import EvaluationPrompt
 from mopo_eval.results import read_results
 from mopo_eval.scorecards import read_scorecards
@@ -67,8 +67,11 @@ def test_a_policy_between_two_neighbours_joins_and_all_bounds_count_the_search(r
     (first_run,) = {card.run for card in before.values()}
     floor = bound(root, "reference") + 0.005
     assert before["policy-00"].objectives["safety"].certified_low < floor < bound(root, "policy-01")
+    strict = ThresholdProfile(primary="helpfulness", floors={"safety": bound(root, "policy-01")})
+    write_profiles(root / "profiles.yaml", ProfileFile(profiles={"just-held": strict}), "held until bounds count more")
     told = refine(root, "--floor", f"safety={floor}", "--rounds", "1", "--trainings", "1", "--json")
     assert told.exit_code == 0, told.output
+    assert "no policy is shown to hold just-held; measure on prompts that the search has not seen" in told.stderr
     found: dict[str, Any] = json.loads(told.stdout)
     family = read_family(root)
     assert (found["policy"], found["new"], found["held"]) == ("policy-00.5", True, True)
