@@ -36,11 +36,11 @@ def accepts(port: int) -> bool:
 
 
 @contextmanager
-def served(root: Path, *options: str) -> Iterator[Served]:
-    """A healthy dashboard of ``root``; ended with the block if it has not ended by itself."""
-    port = free_port()
+def served(root: Path, *options: str, port: int | None = None, cwd: Path | None = None) -> Iterator[Served]:
+    """A healthy dashboard of ``root``, started in ``cwd``; ended with the block if it has not ended by itself."""
+    port = port or free_port()
     command = [COMMAND, str(root), "--port", str(port), *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd) as process:
         here = Served(process, port)
         try:
             _wait_until_healthy(here)

@@ -20,7 +20,8 @@ from mopo_serve.audit import frames
 from mopo_serve.audit.store import open_store
 from mopo_train.preferences import read_preferences
 from tests.dashboards.examples import write_example_family
-from tests.dashboards.served import served
+from tests.dashboards.provider import provider, secrets_file
+from tests.dashboards.served import free_port, served
 from tests.mopo_serve.test_end_to_end import serving
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -260,3 +261,23 @@ def test_every_page_is_reached_passes_axe_and_fits_a_phone(page: Page, here: Her
         page.set_viewport_size({"width": DESK, "height": 900})
         assert wide <= PHONE, address
     assert found == {address: [] for address in LINKS}
+
+
+def test_people_sign_in_at_their_provider(browser: Browser, tmp_path: Path) -> None:
+    write_example_family(tmp_path / "family", policies=3, prompts=12)
+    port = free_port()
+    with provider("Aiko Tanaka") as url:
+        (tmp_path / ".streamlit").mkdir()
+        (tmp_path / ".streamlit" / "secrets.toml").write_text(secrets_file(url, port), encoding="utf-8")
+        with served(tmp_path / "family", "--login", port=port, cwd=tmp_path) as dashboard:
+            tab = browser.new_page(viewport={"width": DESK, "height": 900})
+            tab.set_default_timeout(PATIENCE)
+            tab.goto(dashboard.url)
+            expect(tab.get_by_role("button", name="Sign in")).to_be_visible(timeout=PATIENCE)
+            assert "policy-00" not in tab.content()
+            tab.get_by_role("button", name="Sign in").click()
+            expect(tab.get_by_role("heading", name="The trade-off")).to_be_visible(timeout=PATIENCE)
+            expect(tab.get_by_text("Signed in as Aiko Tanaka")).to_be_visible(timeout=PATIENCE)
+            tab.get_by_role("button", name="Sign out").click()
+            expect(tab.get_by_role("button", name="Sign in")).to_be_visible(timeout=PATIENCE)
+            tab.close()
