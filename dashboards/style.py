@@ -20,9 +20,10 @@ STYLE = f"""<style>
   border-radius: 0 6px 6px 0; font-size: 1.06rem; line-height: 1.45; margin-top: 0.3rem; }}
 .m-verdict.none {{ border-color: {palette.RUST}; }}
 .m-verdict small {{ display: block; color: {palette.MUTED}; font-size: 0.9rem; margin-top: 0.15rem; }}
-.m-figures {{ display: flex; flex-wrap: wrap; gap: 0.6rem 2.4rem; margin: 0.8rem 0 0.2rem; }}
+.stApp .m-figures {{ display: flex; flex-wrap: wrap; gap: 0.6rem 2.4rem; margin: 0.8rem 0 0.2rem; padding: 0; }}
 .m-figures dt {{ color: {palette.MUTED}; font-size: 0.88rem; font-weight: 400; }}
-.m-figures dd {{ margin: 0; font-size: 1.6rem; font-weight: 600; font-variant-numeric: tabular-nums; }}
+.stApp .m-figures dd {{ margin: 0; padding: 0; font-size: 1.6rem; font-weight: 600;
+  font-variant-numeric: tabular-nums; }}
 .m-note {{ color: {palette.MUTED}; font-size: 0.92rem; line-height: 1.5; max-width: 76ch; }}
 .m-key {{ display: flex; flex-wrap: wrap; gap: 0.3rem 1.3rem; color: {palette.MUTED}; font-size: 0.88rem; }}
 .m-key span {{ display: inline-flex; align-items: center; gap: 0.4rem; }}
@@ -41,7 +42,7 @@ STYLE = f"""<style>
 .m-table th small {{ display: block; font-weight: 400; font-size: 0.8rem; }}
 .m-table td {{ border-bottom: 1px solid {palette.RULE}; padding: 0.42rem 0.9rem 0.42rem 0;
   vertical-align: top; }}
-.m-table td {{ min-width: 4.2em; }}
+.m-table td {{ min-width: 5.2em; }}
 .m-table .number {{ text-align: right; white-space: nowrap; }}
 .m-table td:first-child {{ font-weight: 600; white-space: nowrap; }}
 .m-table small {{ color: {palette.MUTED}; font-weight: 400; white-space: nowrap; }}

@@ -97,6 +97,8 @@ def ask_profile(view: FamilyView, before: ThresholdProfile, place: str, t: Catal
         key=f"{place}-otherwise",
     )
     mixed = st.checkbox(t("profiles.mixture"), value=before.selection == "mixture", key=f"{place}-mixture")
+    if mixed:
+        st.caption(t("profiles.mixture_note"))
     selection = "mixture" if mixed else "single"
     update = {"primary": primary, "floors": floors, "on_infeasible": otherwise, "selection": selection}
     return ThresholdProfile.model_validate(before.model_dump() | update)

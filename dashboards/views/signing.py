@@ -119,17 +119,21 @@ def force(view: FamilyView, agreed: Agreed, number: int, t: Catalogue) -> None:
     missing = agreed.missing(number)
     if missing:
         shared.note(t("profiles.must_sign", names=t.listed(missing)))
-    who = st.session_state.get("name") or shared.signed_in() or version.author
-    if st.button(
-        t("profiles.put_in_force", number=number), type="primary", disabled=bool(missing), key=f"put-in-force-{number}"
-    ):
-        broken = bool(view.problems) and not view.profiles.profiles
-        try:
-            put_in_force(view.root, version, who, None if broken else agreed.current)
-        except (MopoError, OSError) as error:
-            st.error(t("shell.not_saved", error=error))
+    with st.form("force"):
+        who = shared.ask_name(st.container(), key="force-name").strip()
+        label = t("profiles.put_in_force", number=number)
+        if not st.form_submit_button(label, type="primary", disabled=bool(missing)):
             return
-        st.rerun()
+    if not who:
+        st.error(t("answers.name_needed"))
+        return
+    broken = bool(view.problems) and not view.profiles.profiles
+    try:
+        put_in_force(view.root, version, who, None if broken else agreed.current)
+    except (MopoError, OSError) as error:
+        st.error(t("shell.not_saved", error=error))
+        return
+    st.rerun()
 
 
 def export(view: FamilyView, agreed: Agreed, number: int, name: str, t: Catalogue) -> None:

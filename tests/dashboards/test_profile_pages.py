@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -11,7 +12,7 @@ from dashboards.drafts import certify_draft, read_measured
 from dashboards.frames import open_family
 from dashboards.settings import FAMILY_VARIABLE, READ_ONLY_VARIABLE
 from dashboards.signoffs import read_signoffs
-from dashboards.versions import read_versions, save_version
+from dashboards.versions import read_log, read_versions, save_version
 from mopo_eval.certification import Request, certify_family
 from mopo_eval.profiles import ThresholdProfile
 from tests.dashboards.running import healthy, opened, submit, text
@@ -32,6 +33,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tab(app: AppTest, name: str) -> AppTest:
     app.button_group(key="profiles-tab").set_value(name).run()
     return healthy(app)
+
+
+def force_button(app: AppTest) -> Any:
+    return next(button for button in app.button if str(button.key).startswith("FormSubmitter:force-"))
 
 
 def downloads(app: AppTest) -> list[str]:
@@ -66,19 +71,21 @@ def test_a_draft_is_saved_signed_put_in_force_and_rolled_back(root: Path) -> Non
     assert open_family(root).profiles == PROFILES  # not in force yet
     tab(app, "sign")
     assert "somebody must sign: balanced." in text(app)
-    assert app.button(key="put-in-force-1").disabled
+    assert force_button(app).disabled
     app.selectbox(key="sign-profile-1").select("balanced").run()
     app.text_input(key="sign-name").input("Aiko")
     app.selectbox(key="sign-role").select("legal")
     app.text_input(key="sign-note").input("agreed on Monday")
     submit(app, "sign")
     assert "Aiko (legal)" in text(app)
-    assert not app.button(key="put-in-force-1").disabled
-    app.button(key="put-in-force-1").click().run()
+    assert not force_button(app).disabled
+    app.text_input(key="force-name").input("Chika")
+    submit(app, "force")
     assert open_family(root).profiles.profiles["balanced"].floors == {"safety": 0.80}
     assert "This is what is in force." in text(healthy(app))
     app.selectbox(key="sign-version").select(2).run()  # what was found in force, saved before it was replaced
-    app.button(key="put-in-force-2").click().run()
+    submit(app, "force")
+    assert [entry.name for entry in read_log(root)[0]] == ["Chika", "Aiko"]  # who was last named on the page
     assert open_family(root).profiles == PROFILES
     tab(app, "history")
     page = text(app)
