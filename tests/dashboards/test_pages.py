@@ -11,14 +11,16 @@ from streamlit.testing.v1 import AppTest
 from dashboards.flags import read_flags
 from dashboards.settings import FAMILY_VARIABLE, LOGIN_VARIABLE, READ_ONLY_VARIABLE
 from mopo_eval.scorecards import write_scorecards
+from mopo_train.family import REFERENCE, write_family
 from tests.dashboards.examples import write_example_family
 from tests.dashboards.running import bodies, charts, healthy, opened, text
-from tests.families import SCORES, scorecard, write_evaluation, write_measured_family
+from tests.families import SCORES, family, scorecard, write_evaluation, write_measured_family
 
 COMPARE, ANSWERS, PRICE = "views/compare.py", "views/prompts.py", "views/price.py"
 PROFILES, TRAINING = "views/profiles.py", "views/training.py"
-PAGES = [None, PRICE, COMPARE, ANSWERS, PROFILES, TRAINING]
-MEASURED = [page for page in PAGES if page != TRAINING]
+DATA, LABELLING = "views/data.py", "views/labelling.py"
+PAGES = [None, PRICE, COMPARE, ANSWERS, PROFILES, TRAINING, DATA, LABELLING]
+MEASURED = [page for page in PAGES if page not in (TRAINING, DATA)]
 
 
 @pytest.fixture
@@ -362,3 +364,12 @@ def test_nothing_is_shown_to_people_who_have_not_signed_in(root: Path, monkeypat
     assert not app.title
     with pytest.raises(ValueError, match="Could not find a navigation page"):  # no page is there to go to
         app.switch_page(ANSWERS)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_family_of_the_reference_alone_shows_on_every_page(root: Path, page: str | None) -> None:
+    write_family(root, family({REFERENCE: SCORES[REFERENCE]}))
+    write_scorecards(root, [scorecard(REFERENCE, SCORES[REFERENCE])])
+    app = opened(page)
+    assert app.title
+    assert "Traceback" not in text(app)
