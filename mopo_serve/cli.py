@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -59,6 +60,7 @@ main.add_command(capacity)
 @click.option("--cors-origin", "origins", multiple=True, help="Web pages that may call; repeatable.  [default: none]")
 @click.option("--max-body", type=click.IntRange(min=1024), default=2 * 1024 * 1024, show_default=True, help="Bytes.")
 @click.option("--max-connections", type=click.IntRange(min=1), default=10_000, show_default=True)
+@click.option("--engine-args", default="", metavar="TEXT", help="More arguments for vLLM, as for a shell.")
 @click.option("--live-adapters", is_flag=True, help="Let vLLM load adapters while it runs, for reload and rollout.")
 @click.option(
     "--allow-families", "allowed", multiple=True, type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -90,6 +92,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     origins: tuple[str, ...],
     max_body: int,
     max_connections: int,
+    engine_args: str,
     live_adapters: bool,
     allowed: tuple[Path, ...],
     audit: str | None,
@@ -126,7 +129,16 @@ def run(  # noqa: PLR0913 - one parameter per option
             engines.callback(trail.store.close)
         logs = [_log_of(engine_log, number, len(choices)) for number in range(len(choices))]
         running = [
-            engines.enter_context(open_engine(choice, root, routing.family, log=log, live_adapters=live_adapters))
+            engines.enter_context(
+                open_engine(
+                    choice,
+                    root,
+                    routing.family,
+                    log=log,
+                    live_adapters=live_adapters,
+                    arguments=split_arguments(engine_args),
+                )  # fmt: skip
+            )
             for choice, log in zip(choices, logs, strict=True)
         ]
         sinks = [RequestLog()] if log_requests else []
@@ -154,6 +166,14 @@ def run(  # noqa: PLR0913 - one parameter per option
         for log in logs:
             log.unlink(missing_ok=True)
     say("stopped")
+
+
+def split_arguments(text: str) -> list[str]:
+    """``text`` in words, as a shell splits it."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise click.UsageError(f"--engine-args '{text}' cannot be split into words: {error}") from error
 
 
 def read_trail(place: str | None, spill: Path | None, bound: str | None, minimum: int) -> "Trail | None":

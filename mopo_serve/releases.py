@@ -110,6 +110,8 @@ class Releases:
 def version_of(routing: Routing, root: Path, profiles: Path | None, names: Mapping[str, str]) -> Version:
     """``routing`` as it goes live, with a fingerprint of everything that decides."""
     digest = hashlib.sha256()
+    for policy, fingerprint in adapter_fingerprints(root, routing).items():
+        digest.update(f"{policy} {fingerprint}\n".encode())
     for path in [*sorted((root / "scorecards").glob("*.json")), profiles or root / "profiles.yaml"]:
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -128,7 +130,7 @@ def same_model(one: str, other: str) -> bool:
 
 
 def adapter_fingerprints(root: Path, routing: Routing) -> dict[str, str]:
-    """What tells one adapter from another, by policy: place, sizes and times of its files. Raises FamilyError."""
+    """What tells one adapter from another, by policy: a digest of its files. Raises FamilyError."""
     found = {}
     for policy in routing.family.policies:
         if not policy.adapter:
@@ -136,9 +138,9 @@ def adapter_fingerprints(root: Path, routing: Routing) -> dict[str, str]:
         directory = (root / policy.adapter).resolve()
         if root.resolve() not in directory.parents:
             raise FamilyError(f"policy '{policy.id}' has its adapter outside of the family: '{directory}'.")
-        told = [str(directory)]
+        digest = hashlib.sha256()
         for path in sorted(directory.glob("adapter_*")):
-            status = path.stat()
-            told.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
-        found[policy.id] = hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
+            with path.open("rb") as file:
+                digest.update(f"{path.name}\n".encode() + hashlib.file_digest(file, "sha256").digest())
+        found[policy.id] = digest.hexdigest()[:12]
     return found

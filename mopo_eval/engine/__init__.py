@@ -5,7 +5,7 @@ An engine's model names are the policy ids of the family; ``reference`` is the b
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,7 @@ def open_engine(  # noqa: PLR0913 - one parameter per choice of an operator
     log: Path | None = None,
     max_model_len: int | None = None,
     live_adapters: bool = False,
+    arguments: Sequence[str] = (),
     start_timeout: float = START_TIMEOUT,
 ) -> Iterator[Engine]:
     """The engine that ``choice`` names, healthy and serving every policy of the ``family`` in ``root``.
@@ -57,7 +58,7 @@ def open_engine(  # noqa: PLR0913 - one parameter per choice of an operator
     engine. A started engine ends with all of its processes when the block ends, on an exception or Ctrl-C, and when
     this process ends in whatever way; an attached one is left alone. Its output goes to ``log`` (by default a
     temporary file that is kept only if something went wrong). ``live_adapters``: let vLLM load further adapters while
-    it runs. Raises EngineError.
+    it runs; ``arguments``: further ones for vLLM, which win over our own. Raises EngineError.
     """
     kind = _kind(choice)
     if kind == "attached":
@@ -68,6 +69,8 @@ def open_engine(  # noqa: PLR0913 - one parameter per choice of an operator
     path = log or _temporary_log(kind)
     if kind == "vllm":
         launch = vllm.launch(base, adapters, log=path, max_model_len=max_model_len, live_adapters=live_adapters)
+        own = launch.command
+        launch = launch._replace(command=lambda port: [*own(port), *arguments])
     else:
         launch = embedded.launch(base, adapters, log=path, max_model_len=max_model_len)
     say(f"starting {launch.title} with {len(adapters)} adapters; its log: {path}")

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from mopo_eval.engine import Engine
+from mopo_serve.key_file import create_key, revoke_key
 
 PROMPTS = ["Where is the river?", "How do I open a lock?", "Who wrote the book of tides?"]
 START_SECONDS = 120.0
@@ -244,6 +245,51 @@ def test_an_engine_killed_in_a_stream_ends_the_stream_with_an_error_and_the_gate
         assert "the engine died while the gateway was serving" in errors
         assert "Traceback" not in errors
         assert [pid for pid in pids if not gone(pid)] == []
+
+
+@linux_only
+def test_one_of_two_engines_is_killed_and_no_request_is_lost(tiny_family: Path) -> None:
+    with serving(tiny_family, "--engine", "embedded", "--engine", "embedded") as running:
+        with running.client() as client:
+            before = [ask(client, "mopo/careful", prompt) for prompt in PROMPTS]
+            servers = [pid for pid in engine_pids(running.process.pid) if runs(pid, "mopo_eval.engine.server")]
+            os.kill(servers[0], signal.SIGKILL)
+            for _ in range(3):
+                assert [ask(client, "mopo/careful", prompt) for prompt in PROMPTS] == before
+        ends_without_orphans(running)
+
+
+def runs(pid: int, module: str) -> bool:
+    """True if ``pid`` is Python running ``module``, and not what watches over it."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return words[1:3] == [b"-m", module.encode()]
+
+
+def test_keys_that_are_made_and_revoked_while_it_serves_count_within_seconds(
+    tiny_family: Path, embedded_engine: Engine, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.json"
+    with serving(tiny_family, "--engine", embedded_engine.url, "--keys", str(keys)) as running:
+        with httpx.Client(base_url=running.url, timeout=30) as client:
+            assert client.get("/v1/models").status_code == 200
+            _, text = create_key(keys, "app")
+            headers = {"authorization": f"Bearer {text}"}
+            assert becomes(lambda: client.get("/v1/models").status_code, 401)
+            assert client.get("/v1/models", headers=headers).status_code == 200
+            revoke_key(keys, "app")
+            assert becomes(lambda: client.get("/v1/models", headers=headers).status_code, 401)
+
+
+def becomes(what: Callable[[], int], wanted: int, seconds: float = 20.0) -> bool:
+    """True once ``what()`` gives ``wanted``; asking it takes the time that passes between."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        if what() == wanted:
+            return True
+    return False
 
 
 def test_an_engine_that_dies_at_start_is_told_with_its_last_words(tiny_family: Path, tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""Clients that people really use, against vLLM behind the gateway with keys.
+
+Each lives in an environment of its own, because their dependencies disagree: ``$MOPO_CLIENTS/litellm`` (litellm),
+``langchain`` (langchain-openai), ``inspect`` (inspect-ai, openai), ``lm_eval`` (lm_eval[api], transformers). One
+that is not there is skipped.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+
+from mopo_eval.engine import Engine
+from mopo_serve.key_file import create_key
+from tests.mopo_serve.test_end_to_end import Served, serving
+
+pytestmark = pytest.mark.vllm
+SCHEMA = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"]}
+ENVIRONMENTS = Path(os.environ.get("MOPO_CLIENTS", "/nonexistent"))
+
+
+class Keyed:
+    """A running gateway and a key for it."""
+
+    def __init__(self, served: Served, key: str, root: Path) -> None:
+        self.url, self.key, self.root = served.url, key, root
+
+    def run(self, name: str, command: list[str], place: Path, **variables: str) -> str:
+        """Stdout of ``command`` of the environment ``name``, run in ``place``; skips where that is not there."""
+        program = ENVIRONMENTS / name / "bin" / command[0]
+        if not program.exists():
+            pytest.skip(f"no {program}: make an environment '{name}' below $MOPO_CLIENTS")
+        own = {"U": f"{self.url}/v1", "K": self.key, "OPENAI_API_KEY": self.key, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(
+            [str(program), *command[1:]], capture_output=True, text=True, timeout=600, check=False, cwd=place,
+            env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **own, **variables},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def keyed(tiny_family: Path, vllm_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
+    _, text = create_key(path, "app", pin=True)
+    with serving(tiny_family, "--engine", vllm_engine.url, "--keys", str(path)) as running:
+        yield Keyed(running, text, tiny_family)
+
+
+def test_the_openai_client_has_structured_output_log_probabilities_and_counts(keyed: Keyed) -> None:
+    with OpenAI(base_url=f"{keyed.url}/v1", api_key=keyed.key, max_retries=0) as client:
+        hello: Any = [{"role": "user", "content": "Hello"}]
+        form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+        answer = client.chat.completions.create(
+            model="mopo/careful", messages=hello, max_tokens=60, n=2, logprobs=True, top_logprobs=2,
+            response_format=form,
+        )  # fmt: skip
+        assert len(answer.choices) == 2
+        assert isinstance(json.loads(answer.choices[0].message.content or "")["yes"], bool)
+        assert answer.choices[0].logprobs is not None
+        chunks = client.chat.completions.create(
+            model="mopo/careful", messages=hello, max_tokens=5, stream=True, stream_options={"include_usage": True}
+        )
+        assert [chunk.usage.completion_tokens for chunk in chunks if chunk.usage] == [5]
+        silent = client.chat.completions.create(model="mopo/careful", messages=hello, max_tokens=5, stream=True)
+        assert all(chunk.usage is None and chunk.choices for chunk in silent)
+        scored = client.completions.create(model="mopo/careful", prompt="Hi there", max_tokens=1, echo=True, logprobs=1)
+        assert scored.choices[0].logprobs is not None
+    with OpenAI(base_url=f"{keyed.url}/v1", api_key="wrong", max_retries=0) as client:
+        with pytest.raises(openai.AuthenticationError):
+            client.models.list()
+
+
+LITELLM = """
+import os, litellm
+ask = dict(model="openai/mopo/careful", api_base=os.environ["U"], api_key=os.environ["K"], max_tokens=5,
+           messages=[{"role": "user", "content": "Hello"}], temperature=0)
+whole = litellm.completion(**ask).choices[0].message.content
+parts = [chunk.choices[0].delta.content or "" for chunk in litellm.completion(stream=True, **ask)]
+assert whole and "".join(parts) == whole, (whole, parts)
+try:
+    litellm.completion(**ask | {"api_key": "wrong"})
+except litellm.AuthenticationError:
+    print("right")
+"""
+LANGCHAIN = """
+import os
+from langchain_openai import ChatOpenAI
+chat = ChatOpenAI(model="mopo/careful", base_url=os.environ["U"], api_key=os.environ["K"], max_tokens=5, temperature=0,
+                  extra_body={"objective_profile": {"floors": {"safety": 0.5}}})
+whole = chat.invoke("Hello")
+assert whole.content and whole.usage_metadata["output_tokens"] == 5, whole
+assert "".join(chunk.content for chunk in chat.stream("Hello")) == whole.content
+print("right")
+"""
+INSPECT = """
+from inspect_ai import Task, task
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import includes
+from inspect_ai.solver import generate
+
+@task
+def hello():
+    samples = [Sample(input="Hello", target="a"), Sample(input="Bye", target="b")]
+    return Task(dataset=samples, solver=generate(), scorer=includes())
+"""
+MULTIPLE_CHOICE = """
+task: tiny
+dataset_path: json
+dataset_kwargs: {data_files: DATA}
+test_split: train
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: ["yes", "no"]
+doc_to_target: "{{answer}}"
+metric_list: [{metric: acc}]
+"""
+GENERATE = """
+task: tiny_chat
+dataset_path: json
+dataset_kwargs: {data_files: DATA}
+test_split: train
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {max_gen_toks: 5, until: []}
+metric_list: [{metric: exact_match}]
+"""
+
+
+@pytest.mark.parametrize(("name", "script"), [("litellm", LITELLM), ("langchain", LANGCHAIN)])
+def test_a_library_asks_whole_and_in_a_stream(keyed: Keyed, tmp_path: Path, name: str, script: str) -> None:
+    assert "right" in keyed.run(name, ["python", "-c", script], tmp_path)
+
+
+def test_inspect_runs_a_task(keyed: Keyed, tmp_path: Path) -> None:
+    (tmp_path / "hello.py").write_text(INSPECT)
+    arguments = [
+        "eval",
+        "hello.py",
+        "--model",
+        "openai-api/mopo/mopo/careful",
+        "--log-dir",
+        f"{tmp_path}/logs",
+    ]
+    keyed.run(
+        "inspect", ["inspect", *arguments, "--display", "plain", "--log-format", "json", "--max-tokens", "5"],
+        tmp_path,
+        MOPO_API_KEY=keyed.key, MOPO_BASE_URL=f"{keyed.url}/v1",
+    )  # fmt: skip
+    (log,) = (tmp_path / "logs").glob("*.json")
+    assert json.loads(log.read_text())["status"] == "success"
+
+
+@pytest.mark.parametrize(("kind", "task"), [("completions", MULTIPLE_CHOICE), ("chat-completions", GENERATE)])
+def test_lm_eval_scores_choices_and_generates(keyed: Keyed, tmp_path: Path, kind: str, task: str) -> None:
+    rows = [{"question": "Is the river wide?", "answer": "yes"}, {"question": "Is the sea dry?", "answer": "no"}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    (tmp_path / "task.yaml").write_text(task.replace("DATA", str(tmp_path / "rows.json")))
+    name = "tiny" if kind == "completions" else "tiny_chat"
+    route = kind.replace("-", "/")
+    model = f"model=mopo/careful,base_url={keyed.url}/v1/{route},tokenizer={keyed.root}/base,tokenized_requests=False"
+    chat = ["--apply_chat_template"] if kind != "completions" else []
+    keyed.run(
+        "lm_eval",
+        ["lm_eval", "--model", f"local-{kind}", "--model_args", model, "--tasks", name, "--include_path", str(tmp_path),
+         "--output_path", f"{tmp_path}/out", *chat],
+        tmp_path,
+    )  # fmt: skip
+    (result,) = (tmp_path / "out").rglob("results_*.json")
+    assert name in json.loads(result.read_text())["results"]
