@@ -205,7 +205,8 @@ def litellm_command(port: int, engine: str, directory: Path, environment: str) -
     """A peer: LiteLLM's proxy with one model and no database."""
     model = {"model_name": "mopo/careful", "litellm_params": {"model": "openai/x", "api_base": f"{engine}/v1"}}
     model["litellm_params"]["api_key"] = "none"  # type: ignore[index]
-    (directory / "config.yaml").write_text(json.dumps({"model_list": [model]}))
+    open_to_all = {"dangerously_permit_weak_or_unset_master_key": True}  # it checks no key, which is in its favour
+    (directory / "config.yaml").write_text(json.dumps({"model_list": [model], "general_settings": open_to_all}))
     return [f"{environment}/bin/litellm", "--config", str(directory / "config.yaml"), "--port", str(port)]
 
 
@@ -308,7 +309,10 @@ def start(command: Callable[[int], list[str]], core: int) -> tuple[subprocess.Po
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    process = subprocess.Popen(command(port), stdout=subprocess.DEVNULL)
+    offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    path = {} if command(port)[0] != sys.executable else {"PYTHONPATH": os.getcwd()}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | offline | path
+    process = subprocess.Popen(command(port), stdout=subprocess.DEVNULL, env=environment)
     while True:
         with socket.socket() as trial:
             if not trial.connect_ex(("127.0.0.1", port)):

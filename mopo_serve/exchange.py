@@ -26,7 +26,7 @@ class Exchange:
     version: Version
     keeps_text: bool = False
     started: float = field(default_factory=time.perf_counter)
-    at: float = field(default_factory=time.time)
+    at: float = field(default_factory=lambda: time.time())
     caller: Caller = ANYBODY
     profile: str = NOBODY
     choice: Choice | None = None
