@@ -86,8 +86,3 @@ def require(scope: Scope, right: str) -> ApiKey:
     if not getattr(key, right):
         raise forbidden(f"this key has not the right '{right}'")
     return key
-
-
-def usable(key: ApiKey | None) -> bool:
-    """False for an admin key that may ask for nothing."""
-    return key is None or key.profiles != [] or key.pin

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mopo_eval.mixture import draw
 from mopo_eval.profiles import Floors, ProfileFile, ThresholdProfile, check_floor_names, read_profiles
@@ -28,6 +28,7 @@ from mopo_train.family import PolicyFamily, check_floors, parse_floors, read_fam
 NO_PROFILE = "mopo"
 PINNED = "mopo/policy/"
 NOTHING_ASKED = RequestedProfile()
+FrozenFloors = tuple[tuple[str, float], ...]
 REMEMBERED = 4096
 """Answers that are kept: of profiles under each key's and user's floors, and of floors that requests state."""
 
@@ -127,20 +128,21 @@ class Routing:
         label = name or "-"
         if requested is None:
             selection = self._plan(name, _frozen(caller.key.floors if caller.key else None), self._assigned(caller))
+        elif (requested.selection or (self.profiles[name].selection if name else "single")) == "mixture":
+            key = caller.key
+            selection = self._mixture(
+                name, requested.primary, requested.selection, requested.on_infeasible, _frozen(requested.floors),
+                key and (_frozen(key.floors), key.profiles is not None), self._assigned(caller),
+            )  # fmt: skip
         else:
             question = self.question(name, requested, caller)
-            if question.profile.selection == "single":
-                floors = effective_floors(question.binding, question.profile.floors, question.requested)
-                primary = question.profile.primary
-                policy = self._selector.best(primary, floors, self.suspended.get(name or "", ()))
-                if policy is not None:
-                    reason = f"{policy} has the greatest {primary} of the policies that hold every floor"
-                    return Choice(policy, label, True, floors, reason)
-                selection = self.answer(question)
-            else:
-                selection = self._mixture(
-                    question.profile.model_dump_json(), _frozen(question.binding), _frozen(question.requested), name
-                )
+            floors = effective_floors(question.binding, question.profile.floors, question.requested)
+            primary = question.profile.primary
+            policy = self._selector.best(primary, floors, self.suspended.get(name or "", ()))
+            if policy is not None:
+                reason = f"{policy} has the greatest {primary} of the policies that hold every floor"
+                return Choice(policy, label, True, floors, reason)
+            selection = self.answer(question)
         if selection.policy is None:
             raise self.infeasible(selection, model)
         if selection.weights is None:
@@ -174,11 +176,21 @@ class Routing:
         A key that is confined to profiles cannot leave their floors by asking for another way to hold them: where it
         changes ``selection`` or ``on_infeasible``, they become binding.
         """
-        requested = requested or NOTHING_ASKED
+        key = caller.key
+        return self._question(
+            name,
+            requested or NOTHING_ASKED,
+            {} if key is None else key.floors,
+            key is not None and key.profiles is not None,
+            self._assigned(caller),
+        )
+
+    def _question(
+        self, name: str | None, requested: RequestedProfile, key_floors: Floors, confined: bool, assigned: str | None
+    ) -> Question:
+        """``question`` of a caller whose key has ``key_floors`` and is ``confined`` to profiles or not."""
         base = ThresholdProfile(primary=self.family.primary) if name is None else self.profiles[name]
-        assigned = self._assigned(caller)
         own = self.profiles[assigned].floors if assigned is not None and assigned != name else {}
-        key_floors = caller.key.floors if caller.key is not None else {}
         layers = {"organisation": self.organisation, "key": key_floors, "profile": base.floors, "user": own}
         layers["request"] = requested.floors
         binding = effective_floors(self.organisation, key_floors) if key_floors else self.organisation
@@ -192,7 +204,7 @@ class Routing:
             if (value := getattr(requested, field)) is not None
         }
         self._check_names(requested)
-        if caller.key is not None and caller.key.profiles is not None and changes.keys() - {"primary"}:
+        if confined and changes.keys() - {"primary"}:
             binding = effective_floors(binding, base.floors)
         profile = base.model_copy(update=changes) if changes else base
         return Question(name, profile, binding, requested.floors, layers)
@@ -243,23 +255,29 @@ class Routing:
             return self.users[caller.user]
         return self.users.get(caller.key.name) if caller.key is not None else None
 
-    def _planned(self, name: str | None, key_floors: tuple[tuple[str, float], ...], assigned: str | None) -> Selection:
+    def _planned(self, name: str | None, key_floors: FrozenFloors, assigned: str | None) -> Selection:
         """The selection of a request that adds nothing itself."""
         base = ThresholdProfile(primary=self.family.primary) if name is None else self.profiles[name]
         if assigned is not None and assigned != name:
             base = base.model_copy(update={"floors": effective_floors(base.floors, self.profiles[assigned].floors)})
         return self.answer(Question(name, base, effective_floors(self.organisation, dict(key_floors)), {}, {}))
 
-    def _mixed(
+    def _mixed(  # noqa: PLR0913 - everything that it depends on, as what can be remembered
         self,
-        profile: str,
-        binding: tuple[tuple[str, float], ...],
-        requested: tuple[tuple[str, float], ...],
         name: str | None,
+        primary: str | None,
+        selection: Literal["single", "mixture"] | None,
+        on_infeasible: str | None,
+        floors: FrozenFloors,
+        key: tuple[FrozenFloors, bool] | None,
+        assigned: str | None,
     ) -> Selection:
         """The selection of a mixture with floors of a request: a linear program, so it is remembered."""
-        known = ThresholdProfile.model_validate_json(profile)
-        return self.answer(Question(name, known, dict(binding), dict(requested), {}))
+        requested = RequestedProfile(
+            primary=primary, floors=dict(floors), selection=selection, on_infeasible=on_infeasible
+        )  # fmt: skip
+        floors_of_key, confined = key or ((), False)
+        return self.answer(self._question(name, requested, dict(floors_of_key), confined, assigned))
 
     def _pinned(self, policy: str, model: str, requested: RequestedProfile, caller: Caller) -> Choice:
         """The policy itself, if it holds the floors of the organisation, the key and the request."""
@@ -315,7 +333,7 @@ class Routing:
         return malformed(f"'{name}' is not an objective of this family; known: {known}", f"objective_profile.{place}")
 
 
-def _frozen(floors: Floors | None) -> tuple[tuple[str, float], ...]:
+def _frozen(floors: Floors | None) -> FrozenFloors:
     return tuple(floors.items()) if floors else ()
 
 
