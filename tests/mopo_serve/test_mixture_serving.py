@@ -1,5 +1,7 @@
 """Mixtures through the gateway: drawn per conversation, sticky, on average, and told. Scores: ``tests.families``."""
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -17,14 +19,14 @@ PROFILES = ProfileFile(
 )
 
 
-async def policies(client: httpx.AsyncClient, model: str = "mopo/mixed", **fields: object) -> list[str]:
+async def policies(client: httpx.AsyncClient, model: str = "mopo/mixed", **fields: Any) -> list[str]:
     answers = [await ask(client, model, number, **fields) for number in range(N)]
     return [answer.headers["x-mopo-policy"] for answer in answers]
 
 
-async def ask(client: httpx.AsyncClient, model: str, number: int, **fields: object) -> httpx.Response:
+async def ask(client: httpx.AsyncClient, model: str, number: int, **fields: Any) -> httpx.Response:
     given = {name: value(number) if callable(value) else value for name, value in fields.items()}
-    headers = given.pop("headers", {})
+    headers: dict[str, str] = given.pop("headers", {})
     return await client.post(CHAT, json={"model": model, "messages": MESSAGES, **given}, headers=headers)
 
 
@@ -42,7 +44,7 @@ def half(drawn: list[str]) -> bool:
         {"headers": lambda number: {"x-mopo-conversation": f"c-{number}"}, "user": "one"},
     ],
 )
-async def test_conversations_and_users_follow_the_shares_and_each_keeps_its_policy(fields: dict[str, object]) -> None:
+async def test_conversations_and_users_follow_the_shares_and_each_keeps_its_policy(fields: dict[str, Any]) -> None:
     async with stubbed(StubEngine(), routing(PROFILES)) as client:
         first = await policies(client, **fields)
         assert half(first)
