@@ -5,6 +5,7 @@ A version is written once, whole, and never changed. What was put in force, when
 """
 
 import os
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -64,7 +65,7 @@ def save_version(root: Path, profiles: ProfileFile, author: str, note: str = "")
             raise ProfileError(f"this version cannot be saved: {first_problem(error)}") from error
         path = _path(root, number)
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")  # sessions are threads of one process
         partial.write_text(version.model_dump_json(indent=2) + "\n", encoding="utf-8")
         try:
             os.link(partial, path)  # unlike a rename it never replaces a version that somebody saved meanwhile
