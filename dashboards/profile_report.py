@@ -8,6 +8,10 @@ from dashboards.catalogue import Catalogue
 from mopo_eval.page.style import STYLE
 
 Row = Sequence[str]
+PRINT = """@page { size: A4; margin: 12mm; }
+@media print { body { font-size: 12px; line-height: 1.4; } h1 { font-size: 1.5rem; }
+  h2 { font-size: 1.05rem; margin: 0.9rem 0 0.25rem; } th, td { padding: 0.2rem 0.9rem 0.2rem 0; } }"""
+"""So that a profile with a handful of sign-offs fits on one page."""
 
 
 class Section(NamedTuple):
@@ -26,7 +30,7 @@ def report(title: str, facts: Sequence[str], summary: str, sections: Sequence[Se
     return (
         f'<!doctype html><html lang="{t.language}"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-        f"<style>{STYLE} @page {{ size: A4; margin: 14mm; }}</style></head><body><main>"
+        f"<style>{STYLE} {PRINT}</style></head><body><main>"
         f'<h1>{escape(title)}</h1><p class="facts">{told}</p><ul class="summary"><li>{escape(summary)}</li></ul>'
         f"{body}</main></body></html>"
     )

@@ -53,7 +53,7 @@ def show_profiles(view: FamilyView, agreed: Agreed, profiles: ProfileFile, t: Ca
     for name, profile in profiles.profiles.items():
         choice = select(profile, view.cards, profiles.organisation.floors)
         signed = [each.signoff for each in agreed.standings(profiles, name) if not each.changed]
-        who = t.listed(f"{entry.name} ({t(f'profiles.role_{entry.role}')})" for entry in signed)
+        who = t.listed(f"{entry.name} ({_role(entry.role, t)})" for entry in signed)
         state = Cell(f"✓ {t('profiles.signed')}", "good", who) if signed else Cell(t("profiles.not_signed"), "muted")
         floors = t.floors(choice.floors, "word.floor_short") or t("word.none")
         rows.append([Cell(name), shared.gets(choice, t), Cell(floors), state])
@@ -71,9 +71,8 @@ def show_signoffs(found: list[Standing], name: str, t: Catalogue) -> None:
     for entry, parts in found:
         state = Cell(f"✓ {t('profiles.holds')}", "good")
         if parts:
-            names = t.listed(t(f"profiles.part_{part}") for part in parts)
-            state = Cell(f"✕ {t('profiles.ended')}", "bad", t("profiles.because", parts=names))
-        role = t(f"profiles.role_{entry.role}") if entry.role in ROLES else entry.role
+            state = Cell(f"✕ {t('profiles.ended')}", "bad", _because(parts, t))
+        role = _role(entry.role, t)
         rows.append([Cell(entry.name, note=role), Cell(entry.time[:16].replace("T", " ")), Cell(entry.note), state])
     heads = [Cell(t("answers.who")), Cell(t("profiles.when")), Cell(t("profiles.note")), Cell(t("profiles.state"))]
     shared.table(heads, rows, t("profiles.signoffs"))
@@ -170,7 +169,7 @@ def page_of(view: FamilyView, agreed: Agreed, number: int, name: str, t: Catalog
         for k, score in (card.objectives.items() if card else [])
     ]
     signed = [
-        [entry.name, entry.role, entry.time, t("profiles.ended") if parts else t("profiles.holds"), entry.note]
+        [entry.name, _role(entry.role, t), entry.time[:16].replace("T", " "), _state(parts, t), entry.note]
         for entry, parts in agreed.standings(profiles, name)
     ]
     gets = shared.gets(choice, t)
@@ -179,7 +178,7 @@ def page_of(view: FamilyView, agreed: Agreed, number: int, name: str, t: Catalog
     sign_heads = [t("answers.who"), t("profiles.role"), t("profiles.when"), t("profiles.state"), t("profiles.note")]
     margin_heads = [t("word.objective"), t("profiles.asked"), t("front.key_certified"), t("profiles.margin")]
     sections = [
-        Section(t("profiles.margins"), [t("front.rule")], margin_heads, margins),
+        Section(t("profiles.margins"), [t("profiles.rule")], margin_heads, margins),
         Section(t("compare.scores"), [], score_heads, scores),
         Section(t("profiles.certificate"), [told]),
         Section(t("profiles.signoffs"), [] if signed else [t("profiles.nobody_signed")], sign_heads, signed),
@@ -190,10 +189,24 @@ def page_of(view: FamilyView, agreed: Agreed, number: int, name: str, t: Catalog
             [[t(f"profiles.part_{part}"), value] for part, value in evidence._asdict().items()],
         ),
     ]
-    facts = [view.root.name, version_title(agreed, number, t), view.measured[0].run, now()]
-    title = t("profiles.report_title", name=name)
-    summary = f"{gets.text.lstrip('✓ ')} · {t('front.maximises')}: {t.objective(profile.primary)}"
-    return report(title, facts, summary if choice.feasible else f"{gets.text} · {gets.note}", sections, t)
+    facts = [view.root.name, version_title(agreed, number, t), view.measured[0].run, now()[:10]]
+    summary = f"{gets.text} · {gets.note}"
+    if choice.feasible and choice.served and card is not None:
+        mean = card.objectives[profile.primary].mean
+        summary = t("profiles.gets", policy=choice.served, primary=t.objective(profile.primary), mean=mean)
+    return report(t("profiles.report_title", name=name), facts, summary, sections, t)
+
+
+def _role(role: str, t: Catalogue) -> str:
+    return t(f"profiles.role_{role}") if role in ROLES else role
+
+
+def _because(parts: list[str], t: Catalogue) -> str:
+    return t("profiles.because", parts=t.listed(t(f"profiles.part_{part}") for part in parts))
+
+
+def _state(parts: list[str], t: Catalogue) -> str:
+    return f"{t('profiles.ended')} ({_because(parts, t)})" if parts else t("profiles.holds")
 
 
 def _number(value: float | None) -> str:

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboards.agreed import with_profile
+from dashboards.agreed import Agreed, with_profile
+from dashboards.catalogue import catalogue
 from dashboards.drafts import certify_draft, read_measured
 from dashboards.frames import open_family
 from dashboards.settings import FAMILY_VARIABLE, READ_ONLY_VARIABLE
-from dashboards.signoffs import read_signoffs
+from dashboards.signoffs import Evidence, SignOff, profile_sha256, read_signoffs
 from dashboards.versions import read_log, read_versions, save_version
+from dashboards.views.signing import page_of
 from mopo_eval.certification import Request, certify_family
 from mopo_eval.profiles import ThresholdProfile
 from tests.dashboards.running import healthy, opened, submit, text
@@ -138,7 +140,6 @@ def test_yaml_and_report_are_offered(root: Path) -> None:
 
 
 def test_the_report_names_policy_floors_certificate_sign_offs_and_digests(root: Path) -> None:
-    from dashboards.catalogue import catalogue
     from dashboards.profile_report import Section, report
 
     evil = "<script>alert(1)</script>"
@@ -182,3 +183,23 @@ def test_a_drafts_certificate_is_that_of_the_command_but_for_its_digests(root: P
     whole = certify_family(root, view.family, Request(draft, None, organisation))
     assert quick.policies == whole.policies
     assert (quick.serves, quick.method, quick.level) == (whole.serves, whole.method, whole.level)
+
+
+def test_the_page_of_a_profile_holds_what_a_reviewer_asks_for(root: Path) -> None:
+    view = open_family(root)
+    entry = SignOff(
+        time="2026-01-01T00:00:00+00:00",
+        name="Aiko",
+        role="legal",
+        note="agreed",
+        profile="balanced",
+        family_sha256="f" * 64,
+        evaluation_sha256="0" * 64,
+        profile_sha256=profile_sha256(PROFILES, "balanced"),
+    )
+    agreed = Agreed([], [entry], [], Evidence("f" * 64, "e" * 64, ""), view.profiles, None)
+    page = page_of(view, agreed, 0, "balanced", catalogue("en"))
+    assert "policy-01 serves this profile: helpfulness 0.70" in page
+    assert "<td>Safety</td><td>0.70</td><td>0.750</td><td>+0.050</td>" in page
+    assert "no longer holds (changed since: the evaluation)" in page
+    assert profile_sha256(PROFILES, "balanced") in page
