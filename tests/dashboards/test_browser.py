@@ -185,6 +185,8 @@ def test_a_profile_is_drafted_signed_put_in_force_and_a_new_score_ends_the_sign_
     page.get_by_role("button", name="Save as version 1").click()
     expect(page.get_by_text("Saved as version 1.")).to_be_visible(timeout=PATIENCE)
     page.get_by_text("Sign and put in force", exact=True).click()
+    expect(page.get_by_role("button", name="Sign assistant")).to_be_visible(timeout=PATIENCE)  # the draft is gone
+    settle(page)
     page.get_by_label("Your name").first.fill("Aiko")
     page.get_by_role("button", name="Sign assistant").click()
     expect(page.get_by_role("table", name="Profiles of this version")).to_contain_text(
