@@ -213,12 +213,11 @@ def litellm_command(port: int, engine: str, directory: Path, environment: str) -
 class Caller(asyncio.Protocol):
     """One connection that asks again as soon as it has its answer."""
 
-    def __init__(self, request: bytes, load: Load) -> None:
-        self._request, self._load = request, load
-        self._end = b"0\r\n\r\n" if load.stream else ANSWER[-16:]
+    def __init__(self, request: bytes) -> None:
+        self._request = request
         self._tail = b""
         self._sent = 0.0
-        self._begun = False
+        self._left = -1
         self.failed = b""
         self.seconds: list[float] = []
         self.first: list[float] = []
@@ -229,22 +228,29 @@ class Caller(asyncio.Protocol):
         self._ask()
 
     def _ask(self) -> None:
-        self._sent, self._begun = time.perf_counter(), False
+        self._sent, self._tail, self._left = time.perf_counter(), b"", -1
         self.transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
-        if not self._begun:
-            if not data.startswith(b"HTTP/1.1 200"):
-                self.failed = data
-            self._begun = True
-            self.first.append(time.perf_counter() - self._sent)
-        tail = self._tail + data[-16:]
-        self._tail = tail[-16:]
-        if tail.endswith(self._end) or (not self._load.stream and tail.endswith(b"0\r\n\r\n")):
-            self._tail = b""
+        if not self._tail:
+            self._begin(data)
+        self._tail = (self._tail + data[-16:])[-16:]
+        if self._left >= 0:
+            self._left -= len(data)
+        if self._left == 0 or (self._left < 0 and self._tail.endswith(b"0\r\n\r\n")):
             self.seconds.append(time.perf_counter() - self._sent)
             self._ask()
+
+    def _begin(self, data: bytes) -> None:
+        """The first bytes of an answer: its status, and how long it is where it says so."""
+        self.first.append(time.perf_counter() - self._sent)
+        if not data.startswith(b"HTTP/1.1 200"):
+            self.failed = data
+        head, end, _ = data.partition(b"\r\n\r\n")
+        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        if length:
+            self._left = len(head) + len(end) + int(length)
 
 
 async def measure(port: int, server: int, stub: int, load: Load, seconds: float) -> Result:
@@ -259,7 +265,7 @@ async def measure(port: int, server: int, stub: int, load: Load, seconds: float)
     started = time.perf_counter()
     callers = []
     for _ in range(load.connections):
-        _, caller = await connect(lambda: Caller(request, load), "127.0.0.1", port)
+        _, caller = await connect(lambda: Caller(request), "127.0.0.1", port)
         callers.append(caller)
     await asyncio.sleep(seconds)
     while not any(caller.seconds for caller in callers):  # a busy machine may not answer in time
@@ -340,17 +346,17 @@ def run(names: list[str], rounds: int, seconds: float, litellm: str) -> dict[str
     stub, stub_port = start(own("stub"), core=1)
     url = f"http://127.0.0.1:{stub_port}"
     running = {"direct": (stub, stub_port)}
+    found: dict[str, dict[str, list[Result]]] = {name: {load.title: [] for load in LOADS} for name in names}
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
-        for name in names[1:]:
-            command = own(name, url)
-            if name == "nginx":
-                command = lambda port: nginx_command(port, url, place)  # noqa: E731
-            elif name == "litellm":
-                command = lambda port: litellm_command(port, url, place, litellm)  # noqa: E731
-            running[name] = start(command, core=0)
-        found: dict[str, dict[str, list[Result]]] = {name: {load.title: [] for load in LOADS} for name in names}
         try:
+            for name in names[1:]:
+                command = own(name, url)
+                if name == "nginx":
+                    command = lambda port: nginx_command(port, url, place)  # noqa: E731
+                elif name == "litellm":
+                    command = lambda port: litellm_command(port, url, place, litellm)  # noqa: E731
+                running[name] = start(command, core=0)
             for turn in range(-1, rounds):  # the first one warms up: the next replaces it
                 for name, (process, port) in running.items():
                     for load in LOADS:

@@ -147,7 +147,12 @@ def served(root: Path, engine: str) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = ["mopo-serve", "run", str(root), "--engine", engine, "--port", str(port)]
-    command += ["--audit", str(root.parent / "audit.db")]
+    command += [
+        "--audit",
+        str(root.parent / "audit.db"),
+        "--keys",
+        str(root.parent / "keys.json"),
+    ]  # not the user's own
     print(f"\n$ {shlex.join(command)}", flush=True)
     gateway = subprocess.Popen([BIN / command[0], *command[1:]])
     try:

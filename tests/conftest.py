@@ -11,10 +11,11 @@ from mopo_train.family import read_family
 
 @pytest.fixture(scope="session", autouse=True)
 def _state_of_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What programs keep for a user, such as audit stores, does not land in the home of who runs the tests."""
+    """What programs keep for a user, such as audit stores and keys, is not that of who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("XDG_STATE_HOME", "LOCALAPPDATA"):
             patch.setenv(name, str(tmp_path_factory.mktemp("state")))
+        patch.setenv("MOPO_KEYS", str(tmp_path_factory.mktemp("keys") / "keys.json"))
         yield
 
 
