@@ -22,6 +22,7 @@ from tests.mopo_serve.stub import CHAT, MESSAGES, Kept, StubEngine, calling, lis
 pytestmark = pytest.mark.anyio
 APP, APP_TEXT = make_key("app", "now", pin=True)
 OPS, OPS_TEXT = make_key("ops", "now", admin=True, profiles=[])
+USERS = 50
 AS_APP = {"authorization": f"Bearer {APP_TEXT}"}
 AS_OPS = {"authorization": f"Bearer {OPS_TEXT}"}
 
@@ -192,14 +193,14 @@ async def test_a_new_profile_version_takes_its_share_of_conversations_sticky_and
         assert (told.status_code, told.json()["share"]) == (200, 0.3)
 
         async def policies() -> list[str]:
-            return [(await chat(client, user=f"user-{number}")).headers["x-mopo-policy"] for number in range(200)]
+            return [(await chat(client, user=f"user-{number}")).headers["x-mopo-policy"] for number in range(USERS)]
 
         first = await policies()
-        assert 0.3 - 4 * 0.0324 < first.count("policy-02") / 200 < 0.3 + 4 * 0.0324  # 4 standard errors
+        assert abs(first.count("policy-02") / USERS - 0.3) < 4 * (0.3 * 0.7 / USERS) ** 0.5  # 4 standard errors
         assert await policies() == first
         compared = (await client.get("/admin/rollout", headers=AS_OPS)).json()
         assert compared["candidate"]["requests"] == 2 * first.count("policy-02")
-        assert compared["stable"]["requests"] + compared["candidate"]["requests"] == 400
+        assert compared["stable"]["requests"] + compared["candidate"]["requests"] == 2 * USERS
         assert compared["candidate"]["seconds"]["p95"] >= compared["candidate"]["seconds"]["p50"] > 0
         assert compared["candidate"]["failures"] == 0
         assert len({each.family for each in kept.decisions}) == 2
