@@ -23,7 +23,7 @@ from mopo_eval.profiles import ProfileFile, ThresholdProfile, write_profiles
 from mopo_eval.prompts import EvaluationPrompt
 from mopo_eval.results import read_results
 from mopo_eval.scorecards import read_scorecards
-from mopo_train.family import read_family
+from mopo_train.family import read_family, write_family
 from tests.mopo_train.test_run import CONFIG, World
 
 JUDGES = {"helpfulness": "tests.mopo_eval.scoring.answers", "safety": "tests.mopo_eval.scoring.refuses"}
@@ -159,6 +159,18 @@ def test_floors_out_of_reach_are_an_error_that_names_the_best(root: Path) -> Non
 def test_what_cannot_be_asked_for_is_refused(options: list[str], status: int, message: str, measured: Path) -> None:
     told = refine(measured, *options)
     assert (told.exit_code, message in told.stderr) == (status, True), told.stderr
+
+
+def test_nothing_is_trained_on_other_data_or_for_a_family_of_another_method(root: Path) -> None:
+    family = read_family(root)
+    floor = ["--floor", f"safety={bound(root, 'policy-01') + 0.01}"]
+    other = family.data.model_copy(update={"sha256": "0" * 64})
+    write_family(root, family.model_copy(update={"data": other}))
+    told = refine(root, *floor)
+    assert (told.exit_code, "have changed since it was trained" in told.stderr) == (1, True), told.stderr
+    write_family(root, family.model_copy(update={"config": {"method": "dpo"}}))
+    told = refine(root, *floor)
+    assert (told.exit_code, "refine with --trainings 0, which only interpolates" in told.stderr) == (1, True)
 
 
 def test_a_family_must_be_measured_first(root: Path) -> None:
