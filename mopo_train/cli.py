@@ -8,6 +8,7 @@ import click
 from mopo_train import __version__
 from mopo_train.console import CommandGroup, FiniteRange, print_json, print_table, say
 
+STEPS = ["pairwise", "pairwise-logistic", "weighted-bc"]
 OWN_ANCHOR = "Weight of staying close to the reference on answers that it writes itself."
 ON_POLICY = "Rounds of training on the policy's own answers, labelled by a preference model."
 INTERPOLATE = "Members between neighbours; profiles select one only if measured and not dominated."
@@ -145,7 +146,7 @@ def reference(sources: tuple[str, ...], model: str, out: Path, **options: Any) -
 @click.option("--policies", required=True, type=click.IntRange(min=1), help="How many.")
 @click.option("--floor", "floors", multiple=True, metavar="OBJECTIVE=RATE", help="Data win rate that all must hold.")
 @click.option("--method", default="mopo", show_default=True, type=click.Choice(["mopo"]))
-@click.option("--step", default="pairwise", show_default=True, type=click.Choice(["pairwise", "weighted-bc"]))
+@click.option("--step", default="pairwise", show_default=True, type=click.Choice(STEPS))
 @click.option("--tau", default=0.15, show_default=True, type=FiniteRange(min=0, min_open=True), help="KL weight.")
 @click.option("--epsilon", type=FiniteRange(min=0), help="Radius of robust floors.  [default: by confidence, prompts]")
 @click.option("--confidence", default=0.95, show_default=True, type=FiniteRange(0.5, 1, True, True), help="Of bounds.")

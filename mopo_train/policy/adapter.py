@@ -23,13 +23,14 @@ from mopo_train.policy.losses import (
     length_scale,
     level_loss,
     mean_by_prompt,
+    pairwise_logistic_loss,
     pairwise_loss,
     weighted_bc_loss,
 )
 from mopo_train.policy.tokens import Encoded, TokenBatch, collate, response_log_probabilities
 from mopo_train.winrates import FloatArray, WinRates
 
-StepKind = Literal["pairwise", "weighted-bc"]
+StepKind = Literal["pairwise", "pairwise-logistic", "weighted-bc"]
 OWN_PER_STEP = 4
 """A batch has one of the reference's own samples for so many responses of the data."""
 
@@ -54,7 +55,7 @@ class AdapterTask(NamedTuple):
     rates: WinRates
     plan: list[Planned]
     anchor: float
-    """Weight of the level term of ``pairwise``."""
+    """Weight of the level term of the pairwise steps."""
     tau: float
     length_normalised: bool = False
     """Log-probabilities scaled by `losses.length_scale`."""
@@ -122,7 +123,8 @@ class _Trainee:
             total = mean_by_prompt(weighted_bc_loss(scale * log_probability, of["ratio"]), unit).mean()
         else:
             pairs = Pairs(batch["pairs"][:, 0], batch["pairs"][:, 1])
-            each = pairwise_loss(scale * log_ratio, of["tilt"], pairs)
+            of_pair = pairwise_loss if self.task.kind == "pairwise" else pairwise_logistic_loss
+            each = of_pair(scale * log_ratio, of["tilt"], pairs)
             total = mean_by_prompt(each, unit[pairs.first]).mean()
             if self.task.anchor:
                 total = total + self.task.anchor * level_loss(scale * log_ratio, of["level"], unit).mean()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 
 class Pairs(NamedTuple):
@@ -29,6 +30,20 @@ def pairwise_loss(log_ratio: Tensor, target: Tensor, pairs: Pairs) -> Tensor:
     margin = log_ratio[pairs.first] - log_ratio[pairs.second]
     wanted = target[pairs.first] - target[pairs.second]
     return (margin - wanted) ** 2
+
+
+def pairwise_logistic_loss(log_ratio: Tensor, target: Tensor, pairs: Pairs) -> Tensor:
+    """Per-pair 8 KL(sigmoid(t_i - t_j) || sigmoid(h)): of the choice between two responses, target against policy.
+
+    Arguments, optimum and, near it for small differences, curvature of `pairwise_loss`: its square is 8 KL to second
+    order. But where both are sure it asks for little, so a few large targets of strict floors, which no policy reaches
+    in few steps, do not drown all others. With labels for targets it would be DPO's loss. Returns (M,).
+    """
+    margin = log_ratio[pairs.first] - log_ratio[pairs.second]
+    wanted = target[pairs.first] - target[pairs.second]
+    chosen = torch.sigmoid(wanted)
+    lost = chosen * (logsigmoid(wanted) - logsigmoid(margin))
+    return 8 * (lost + (1 - chosen) * (logsigmoid(-wanted) - logsigmoid(-margin)))
 
 
 def weighted_bc_loss(log_probability: Tensor, ratio: Tensor) -> Tensor:

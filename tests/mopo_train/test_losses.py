@@ -16,6 +16,7 @@ from mopo_train.policy.losses import (
     length_scale,
     level_loss,
     mean_by_prompt,
+    pairwise_logistic_loss,
     pairwise_loss,
     weighted_bc_loss,
 )
@@ -35,6 +36,17 @@ def test_pairwise_loss_and_slope_of_a_policy_equal_to_its_reference() -> None:
 def test_pairwise_loss_sees_only_differences() -> None:
     log_ratio, target = torch.tensor([1.5, -0.5]), torch.tensor([7.0, 5.0])
     assert pairwise_loss(log_ratio, target, ONE_PAIR).tolist() == [0.0]
+
+
+def test_the_logistic_loss_is_the_squared_one_for_small_differences_and_grows_linearly_for_large_ones() -> None:
+    small, none = torch.tensor([0.02, 0.0], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    assert pairwise_logistic_loss(small, none, ONE_PAIR).tolist() == pytest.approx([0.02**2], rel=1e-3)
+    assert pairwise_logistic_loss(none, small, ONE_PAIR).tolist() == pytest.approx([0.02**2], rel=1e-3)
+    wrong = [torch.tensor([-h, 0.0], dtype=torch.float64) for h in (30.0, 31.0)]
+    sure = torch.tensor([40.0, 0.0], dtype=torch.float64)
+    losses = [float(pairwise_logistic_loss(log_ratio, sure, ONE_PAIR)) for log_ratio in wrong]
+    assert losses[1] - losses[0] == pytest.approx(8)
+    assert pairwise_logistic_loss(sure, sure + 2, ONE_PAIR).tolist() == [0.0]
 
 
 def test_weighted_bc_loss_and_slope() -> None:
@@ -128,12 +140,13 @@ def test_weighted_bc_recovers_the_ratio_exactly() -> None:
     assert world.log_ratio(found).exp().tolist() == pytest.approx(ratio.tolist(), abs=1e-6)
 
 
-def test_pairwise_recovers_the_ratio_up_to_the_mass_of_unseen_text() -> None:
+@pytest.mark.parametrize("loss", [pairwise_loss, pairwise_logistic_loss])
+def test_pairwise_recovers_the_ratio_up_to_the_mass_of_unseen_text(loss: Callable[..., Tensor]) -> None:
     world = Tabular(unseen=0.3)
     wanted = torch.from_numpy(world.point.score / world.tau)  # uncorrected: these win rates are the population's
     found = minimise(
         world.reference + torch.linspace(-1, 1, SEEN + 1, dtype=torch.float64),
-        lambda logits: pairwise_loss(world.log_ratio(logits), wanted, world.pairs).mean(),
+        lambda logits: loss(world.log_ratio(logits), wanted, world.pairs).mean(),
     )
     ratio = world.log_ratio(found).exp().view(PROMPTS, SEEN)
     exact = torch.from_numpy(world.point.ratio).view(PROMPTS, SEEN)

@@ -129,7 +129,7 @@ def small_world() -> tuple[WinRates, Corpus]:
     return rates, Corpus(rows, np.array([row.length for row in rows]), "small")
 
 
-@pytest.mark.parametrize("kind", ["pairwise", "weighted-bc"])
+@pytest.mark.parametrize("kind", ["pairwise", "pairwise-logistic", "weighted-bc"])
 def test_an_adapter_learns_the_ratio_of_a_language_model(kind: StepKind, tmp_path: Path) -> None:
     """On every response of the data, the policy's share relative to the reference's becomes rho."""
     rates, corpus = small_world()
@@ -147,7 +147,7 @@ def test_an_adapter_learns_the_ratio_of_a_language_model(kind: StepKind, tmp_pat
     with torch.no_grad():
         found = response_log_probabilities(adapter, collate(corpus.rows)).double().numpy() - reference  # type: ignore[arg-type]
     ratio = np.exp(found).reshape(4, 3)
-    wanted = np.exp(target.level) if kind == "pairwise" else point.ratio
+    wanted = point.ratio if kind == "weighted-bc" else np.exp(target.level)
     share = ratio / ratio.mean(axis=1, keepdims=True)
     assert share.flatten().tolist() == pytest.approx(wanted.tolist(), abs=0.03)
     assert [row["step"] for row in rows] == list(range(10, 251, 10))
