@@ -14,6 +14,7 @@ Resumable: finished blocks are kept in ``--out``. Exits 1 where a bound that is 
 plus simulation error (the 99.9 % quantile of the binomial). Not part of the tests.
 """
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,8 +38,8 @@ PROMPTS = (100, 1_000, 10_000)
 TAU = 0.15
 BLOCK = 50
 """Repetitions that are written together."""
-POPULATION = 20_000
-"""Fresh prompts that stand for the population."""
+POPULATION = 200_000
+"""Fresh prompts that stand for the population: their own error must be small beside that of the largest n."""
 MULTIPLIERS = np.concatenate([[0.0], np.geomspace(0.02, 20, 24)])
 
 
@@ -134,8 +135,7 @@ def follow_model(world: World, drawn: Drawn) -> Outcome:
     """The policy that a logistic model chooses on each half of the prompts, fitted on the other half."""
     pairs, prompts = drawn.pairs, drawn.pairs.response_prompt[-1] + 1
     share, everywhere = np.zeros(len(drawn.features)), np.zeros(2)
-    rng = np.random.default_rng(prompts)
-    fresh = draw(world, POPULATION, rng)
+    fresh = population_of(world)
     for half in (0, 1):
         rows = pairs.prompt % 2 != half
         weights = np.stack([_logistic(drawn, rows, k) for k in (0, 1)])
@@ -148,6 +148,12 @@ def follow_model(world: World, drawn: Drawn) -> Outcome:
     own = share @ rates.rates / prompts
     low = np.array(list(bounds_of_shares(pairs, rates, share).values()))
     return Outcome(here, everywhere, np.stack([own, low, low]))
+
+
+@functools.cache
+def population_of(world: World) -> Drawn:
+    """The prompts that stand for the population of ``world``."""
+    return draw(world, POPULATION, np.random.default_rng(10**6))
 
 
 def _logistic(drawn: Drawn, rows: NDArray[np.bool_], k: int) -> FloatArray:
@@ -180,7 +186,7 @@ def _model_policy(world: World, drawn: Drawn, weights: FloatArray) -> FloatArray
 
 def population_values(world: World, prompts: int) -> Callable[[float], FloatArray]:
     """True values of the label policy as a function of its multiplier, with floors as robust as for ``prompts``."""
-    drawn = draw(world, POPULATION, np.random.default_rng(10**6 + prompts))
+    drawn = population_of(world)
     rates, truth = win_rates(drawn.pairs), win_rates(drawn.truth).rates
     epsilon = float(radii(np.array([prompts]), None)[0])
     values = []
