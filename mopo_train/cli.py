@@ -210,7 +210,7 @@ def run(sources: tuple[str, ...], model: str, out: Path, floors: tuple[str, ...]
 @click.option("--beta", default=0.1, show_default=True, type=FiniteRange(min=0, min_open=True), help="KL weight.")
 @click.option("--steps", default=160, show_default=True, type=click.IntRange(min=1), help="Half from a neighbour on.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=2), help="Answers; 2 per pair.")
-@click.option("--learning-rate", default=2e-3, show_default=True, type=FiniteRange(min=0, min_open=True))
+@click.option("--learning-rate", type=FiniteRange(min=0, min_open=True), help="[default: 2e-3; grpo: 3e-4]")
 @click.option("--rank", default=8, show_default=True, type=click.IntRange(min=1), help="Of the trained adapters.")
 @click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=2), help="Prompt and response.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))

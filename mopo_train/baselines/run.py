@@ -139,7 +139,7 @@ def _train_all(run: _Run, adapters: Sequence[Adapter]) -> None:
 
 def _train(run: _Run, adapter: Adapter, model: PeftModel, seed: int, line: ProgressLine) -> list[dict[str, float]]:
     """Train ``model`` as ``adapter``; returns the log's rows."""
-    settings = LoopSettings(learning_rate=run.config.learning_rate, seed=seed)
+    settings = LoopSettings(learning_rate=run.config.rate, seed=seed)
     work = run.workspace.work / adapter.id
     if run.config.method == "grpo":
         from mopo_train.baselines.grpo import GrpoTask, train_grpo

@@ -110,6 +110,10 @@ def test_what_each_method_trains() -> None:
         assert trained(method, 2) == named
     margins = [("margin-safety", None, 40, False), ("margin-factuality", None, 40, False)]
     assert trained("modpo", 2) == margins + [("modpo-00", None, 40, True), ("modpo-01", "modpo-00", 20, True)]
+    rates = [
+        BaselineConfig.model_validate({"method": name}).resolved(OBJECTIVES).learning_rate for name in ("soup", "grpo")
+    ]
+    assert rates == [2e-3, 3e-4]
     assert len(mixtures(BaselineConfig(method="soup"), OBJECTIVES)) == 6
 
 
