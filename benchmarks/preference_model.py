@@ -129,7 +129,7 @@ def print_errors(data: PreferenceData, view: ModelView, title: str) -> None:
     def errors(rates: FloatArray, points: Sequence[Any], predicted: list[dict[str, float]]) -> Errors:
         true = np.array([[truth.values(point)[name] for name in names] for point in points])
         told = np.array([[each[name] for name in names] for each in predicted])
-        low = np.array([[point.predicted_low[name] for name in names] for point in points])
+        low = np.array([[point.bound[name] for name in names] for point in points])
         root = float(np.sqrt(((rates - truth.rates.rates) ** 2).mean()))
         gap = told - true
         return Errors(root, float(np.abs(gap).mean()), float(gap.mean()), int((low > true).sum()), low.size)

@@ -1,6 +1,6 @@
 """How often the true value of a planned policy lies below its reported bound: simulated, with noise and fitting inside.
 
-    python -m benchmarks.robust [--repetitions 1000] [--out runs/robust]
+    python -m benchmarks.predicted_low [--repetitions 1000] [--out runs/robust]
 
 Every repetition draws prompts, their true preferences and noisy labels, solves for a policy with a floor, and bounds
 its values from the same labels (``mopo_train.optimism``). Truth is the policy's true value on the prompts at hand, and
@@ -127,7 +127,7 @@ def follow_labels(world: World, drawn: Drawn, population: Callable[[float], Floa
     (safe,) = with_bounds(drawn.pairs, rates, [point], TAU)
     (sharp,) = with_bounds(drawn.pairs, rates, [point], TAU, independent=True)
     here = (point.ratio * rates.mass) @ win_rates(drawn.truth).rates / rates.prompts
-    bounds = [list(each.values()) for each in (point.robust, safe.predicted_low, sharp.predicted_low)]
+    bounds = [list(each.values()) for each in (point.predicted_low, safe.bound, sharp.bound)]
     return Outcome(here, population(point.multipliers["b"]), np.array(bounds))
 
 

@@ -141,14 +141,14 @@ def _trained(subject: Subject) -> str:
         return "Nothing is recorded: it was not trained towards floors."
     rows = []
     for name in names:
-        floor, robust = policy.floors.get(name), policy.robust.get(name)
+        floor, robust = policy.floors.get(name), policy.predicted_low.get(name)
         slack = None if floor is None or robust is None else robust - floor
         cells = [
             floor,
             policy.multipliers.get(name),
             policy.predicted.get(name),
             robust,
-            policy.predicted_low.get(name),
+            policy.bound.get(name),
         ]
         rows.append([name, *map(_number, cells), "–" if slack is None else f"{slack:+.4f}"])
     columns = ["objective", "floor", "multiplier", "predicted", "predicted, robust", "lower bound", "slack"]

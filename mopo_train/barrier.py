@@ -70,7 +70,7 @@ def solve_barrier(
     found = barrier_multipliers(task.problem, bounds, reach, sigma)
     solution = attained_by(task, found.weights, dict(zip(names, found.multipliers.tolist(), strict=True)))
     asked = {name: float(floor) for name, floor in floors.items()}
-    missed = [name for name in names if solution.robust[name] < asked[name] - EDGE]
+    missed = [name for name in names if solution.predicted_low[name] < asked[name] - EDGE]
     solution = solution._replace(floors=asked, nearest_floors=dict(asked))
     if not missed:
         return solution

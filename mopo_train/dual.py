@@ -105,7 +105,7 @@ def tilt(
 def attained_by(task: Task, weights: FloatArray, multipliers: Mapping[str, float]) -> Solution:
     """The solution for ``weights`` with the (robust) values that it attains as its floors."""
     solution = describe(task, weights, {})
-    attained = {name: solution.robust[name] for name in multipliers}
+    attained = {name: solution.predicted_low[name] for name in multipliers}
     exact = {name: float(value) for name, value in multipliers.items()}
     return solution._replace(floors=attained, nearest_floors=attained, multipliers=exact)
 

@@ -56,8 +56,8 @@ def extend_family(
         floors=point.floors,
         multipliers=point.multipliers,
         predicted=point.predicted,
-        robust=point.robust,
         predicted_low=point.predicted_low,
+        bound=point.bound,
         ess=point.ess,
     )
     if adapter.is_dir():

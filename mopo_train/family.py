@@ -88,9 +88,9 @@ class Policy(_Model):
     """Lagrange multiplier per floor at the optimum of the dual."""
     predicted: dict[ObjectiveName, float] = {}
     """Predicted data win rate per objective (plain mean over prompts)."""
-    robust: dict[ObjectiveName, float] = {}
-    """Predicted worst reweighting of the prompts (design section 2): what its floors are checked on."""
     predicted_low: dict[ObjectiveName, float] = {}
+    """Predicted worst reweighting of the prompts (design section 2): what its floors are checked on."""
+    bound: dict[ObjectiveName, float] = {}
     """Lower bound on the true data win rate per objective, net of the labels' noise (`optimism`)."""
     ess: float | None = None
     """Mean over prompts of (sum rho)^2 / (r sum rho^2), in (0, 1]."""

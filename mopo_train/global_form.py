@@ -73,4 +73,4 @@ def _with_attained(task: Task, solution: Solution) -> Solution:
     predicted = dict(zip(rates.objectives, claimed.tolist(), strict=True))
     each = make_problem(rates, task.primary, [], task.problem.tau)
     policies = describe(Task(rates, each, task.radius, task.primary), np.zeros(0), {}, score=solution.score)
-    return solution._replace(predicted=predicted, robust=predicted, attained=policies.predicted)
+    return solution._replace(predicted=predicted, predicted_low=predicted, attained=policies.predicted)

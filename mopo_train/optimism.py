@@ -48,19 +48,19 @@ def with_bounds(
     *,
     independent: bool = False,
 ) -> list[Solution]:
-    """``points`` with ``predicted_low``: lower bounds at the radius that the robust floors have (`robust.radii`).
+    """``points`` with ``bound``: lower bounds at the radius that the robust floors have (`robust.radii`).
 
     With the default radius each exceeds the true value in at most 5 % of samples. ``epsilon`` 0 takes the labels at
     their word: the bound is then ``predicted`` itself. ``rates`` are those of ``data`` (`winrates.win_rates`).
     """
     if epsilon == 0:
-        return [point._replace(predicted_low=dict(point.predicted)) for point in points]
+        return [point._replace(bound=dict(point.predicted)) for point in points]
     radius = radii(rates.labelled.sum(axis=0), epsilon)
     sums = label_sums(data)
     found = []
     for point in points:
         values = honest_values(data, rates, sums, point, tau, independent=independent)
-        found.append(point._replace(predicted_low=_bounds(rates, values, radius)))
+        found.append(point._replace(bound=_bounds(rates, values, radius)))
     return found
 
 

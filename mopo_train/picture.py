@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 INK, SOFT, FAULT, LIMIT = "#1f4e79", "#8fb3d4", "#c0504d", "#b0b0b0"
-COLORS = {"predicted": INK, "predicted_low": SOFT, "attained": FAULT}
-NAMES = {"predicted": "predicted", "predicted_low": "lower bound", "attained": "attained by policies"}
+COLORS = {"predicted": INK, "bound": SOFT, "attained": FAULT}
+NAMES = {"predicted": "predicted", "bound": "lower bound", "attained": "attained by policies"}
 
 
 def plan_page(document: Mapping[str, Any]) -> str:
@@ -33,7 +33,7 @@ def plan_figure(document: Mapping[str, Any]) -> go.Figure:
         place = {"row": 1, "col": column}
         if any("attained" in point for point in points):
             figure.add_trace(_trace(points, "attained", primary, name, show=column == 1), **place)
-        figure.add_trace(_trace(points, "predicted_low", primary, name, show=column == 1), **place)
+        figure.add_trace(_trace(points, "bound", primary, name, show=column == 1), **place)
         figure.add_trace(_trace(points, "predicted", primary, name, show=column == 1), **place)
         figure.add_hline(y=document["attainable"][name], line_dash="dot", line_color=LIMIT, **place)
         figure.update_xaxes(title_text=f"{primary} (data win rate)", **place)

@@ -113,7 +113,7 @@ def model_points(view: "ModelView", request: PlanRequest, form: Formulation) -> 
     if request.floors:
         return [view.solve(request.floors, form)]
     points = view.bounded(propose_points(view.rates, request.policies, form), form.epsilon)
-    held = [{name: point.predicted_low[name] for name in point.floors} for point in points]
+    held = [{name: point.bound[name] for name in point.floors} for point in points]
     return [point._replace(floors=low, nearest_floors=low) for point, low in zip(points, held, strict=True)]
 
 
@@ -159,7 +159,7 @@ def few_points(found: int) -> str:
 
 def _point(point: Solution) -> dict[str, Any]:
     """The fields of one point; an infeasible one also names the floors that its values belong to."""
-    fields = ("floors", "multipliers", "predicted", "robust", "predicted_low", "kl", "ess", "feasible")
+    fields = ("floors", "multipliers", "predicted", "predicted_low", "bound", "kl", "ess", "feasible")
     described = {name: getattr(point, name) for name in fields}
     if point.attained:
         described["attained"] = point.attained
@@ -230,8 +230,7 @@ def plan_table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
     """Column titles and rows for a terminal."""
     names = document["objectives"]
     held = [name for name in names if any(name in point["floors"] for point in document["points"])]
-    fields = ["predicted", "predicted_low"]
-    shown = {"predicted": "", "cross_fitted": " cross-fitted", "predicted_low": " low"}
+    shown = {"predicted": "", "cross_fitted": " cross-fitted", "bound": " low"}
     fields = [field for field in shown if field in document["points"][0]]
     columns = ["point", *(f"floor {name}" for name in held)]
     columns += [f"{name}{shown[field]}" for field in fields for name in names]

@@ -89,7 +89,7 @@ class RunConfig(BaseModel):
     variant: Variant = "lagrangian"
     normaliser: Normaliser = "prompt"
     independent_labels: bool = False
-    """Whether labels of one row err independently on the objectives (`optimism`): sharper ``predicted_low``."""
+    """Whether labels of one row err independently on the objectives (`optimism`): sharper ``bound``."""
     steps: int = Field(default=160, ge=1)
     """Of the first policy; the others begin from their neighbour and take half as many."""
     batch_size: int = Field(default=32, ge=2)
@@ -270,7 +270,7 @@ def choose_points(rates: WinRates, config: RunConfig, model: ModelView | None = 
         if config.policies > 1:
             spread = propose_points(rates, 8 * config.policies, form)
             spread = model.bounded(spread, formulation(config).epsilon) if model else spread
-            values = [point.predicted_low if model else point.robust for point in spread]
+            values = [point.bound if model else point.predicted_low for point in spread]
             beyond = [
                 point
                 for point, value in zip(spread, values, strict=True)
@@ -352,8 +352,8 @@ def _trained(config: RunConfig, points: Sequence[Solution]) -> list[Policy]:
             floors=point.floors,
             multipliers=point.multipliers,
             predicted=point.predicted,
-            robust=point.robust,
             predicted_low=point.predicted_low,
+            bound=point.bound,
             ess=point.ess,
         )
         for index, point in enumerate(points)

@@ -30,7 +30,7 @@ class Solution(NamedTuple):
     """(Y,) s_lambda(x, y) with the robust t_k(x) folded in; the policy is reference x exp(score / tau), normalised."""
     predicted: dict[str, float]
     """Plain mean over the labelled prompts, for every objective."""
-    robust: dict[str, float]
+    predicted_low: dict[str, float]
     """Worst reweighting of the prompts within the KL ball, on the win rates that chose the policy: what floors are
     checked on. Equals ``predicted`` at epsilon 0. No bound on anything: see `optimism` for one."""
     chi: dict[str, float]
@@ -47,7 +47,7 @@ class Solution(NamedTuple):
     """The objective that was maximised."""
     conflict: tuple[str, ...] = ()
     """Where infeasible: floors that cannot be met together, though all but any one of them can."""
-    predicted_low: dict[str, float] = {}
+    bound: dict[str, float] = {}
     """Lower bounds net of the labels' noise (`optimism.with_bounds` fills them in); empty without labels."""
     attained: dict[str, float] = {}
     """Only of the global form (`global_form`): what policies attain, which are normalised for each prompt."""
@@ -76,12 +76,12 @@ def describe(
     share = tilted.share * (rates.prompts / problem.prompts)  # the global form has one prompt for all
     ratio = share / rates.mass
     by_prompt = values_by_prompt(rates, share)  # (K, P)
-    predicted, robust, chi, multipliers = {}, {}, {}, {}
+    predicted, low, chi, multipliers = {}, {}, {}, {}
     for k, name in enumerate(rates.objectives):
         values = by_prompt[k, rates.labelled[:, k]]
         predicted[name] = float(values.mean()) if len(values) else UNLABELLED_RATE
         lower = lower_value(values, radius[k]) if len(values) else NOTHING_OBSERVED
-        robust[name], chi[name] = lower.value, lower.temperature
+        low[name], chi[name] = lower.value, lower.temperature
     for row, name in enumerate(floors):
         weight = weights[row]
         multipliers[name] = float(weight if weight.ndim == 0 else weight[problem.labelled[row]].mean())
@@ -93,7 +93,7 @@ def describe(
         ratio=ratio,
         score=tilted.score,
         predicted=predicted,
-        robust=robust,
+        predicted_low=low,
         chi=chi,
         kl=moved.kl,
         ess=moved.ess,

@@ -67,8 +67,8 @@ def family(policies: dict[str, dict[str, float]] | None = None) -> PolicyFamily:
                 floors={} if reference else {"safety": 0.5 + 0.05 * index},
                 multipliers={} if reference else {"safety": 0.4 * index},
                 predicted={objective: 0.5 if reference else score[objective] for objective in OBJECTIVES},
-                robust={objective: 0.5 if reference else score[objective] - 0.01 for objective in OBJECTIVES},
-                predicted_low={objective: 0.5 if reference else score[objective] - 0.02 for objective in OBJECTIVES},
+                predicted_low={objective: 0.5 if reference else score[objective] - 0.01 for objective in OBJECTIVES},
+                bound={objective: 0.5 if reference else score[objective] - 0.02 for objective in OBJECTIVES},
                 ess=1.0 if reference else 0.7,
             )
         )

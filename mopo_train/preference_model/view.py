@@ -51,20 +51,20 @@ class ModelView(NamedTuple):
         return fit is not None and fit.gain.low > 0
 
     def bounded(self, points: Sequence[Solution], epsilon: Radius) -> list[Solution]:
-        """``points`` of the model's win rates with ``predicted_low`` by the labels.
+        """``points`` of the model's win rates with ``bound`` by the labels.
 
         ``epsilon`` 0 takes the model at its word: the bound is then ``predicted`` itself.
         """
         if epsilon == 0:
-            return [point._replace(predicted_low=dict(point.predicted)) for point in points]
+            return [point._replace(bound=dict(point.predicted)) for point in points]
         share = self.labels.mass
         return [
-            point._replace(predicted_low=bounds_of_shares(self.data, self.labels, share * point.ratio, epsilon))
+            point._replace(bound=bounds_of_shares(self.data, self.labels, share * point.ratio, epsilon))
             for point in points
         ]
 
     def solve(self, floors: Mapping[str, float], form: Formulation) -> Solution:
-        """`solve_floors` on the model's rates such that ``predicted_low`` holds the floors, where that can be attained.
+        """`solve_floors` on the model's rates such that ``bound`` holds the floors, where that can be attained.
 
         Where no floors, however raised, make the labels' bound hold, the solution is marked infeasible and its nearest
         floors are the bounds that the best attempt reached. At radius 0 floors hold on the model's own values.
@@ -76,13 +76,13 @@ class ModelView(NamedTuple):
             if form.epsilon == 0:
                 return self.bounded([found], 0)[0]
             (point,) = self.bounded([found], form.epsilon)
-            missing = {name: value - point.predicted_low[name] for name, value in asked.items()}
+            missing = {name: value - point.bound[name] for name, value in asked.items()}
             tried.append((max(missing.values()), point))
             if not found.feasible or max(missing.values()) <= HELD:
                 break
             raised = {name: min(1.0, raised[name] + max(0.0, missing[name])) for name in raised}
         short, best = min(tried, key=lambda attempt: attempt[0])
-        nearest = {name: min(asked[name], best.predicted_low[name]) for name in asked}
+        nearest = {name: min(asked[name], best.bound[name]) for name in asked}
         held = short <= HELD
         return best._replace(floors=asked, feasible=held, nearest_floors=asked if held else nearest)
 

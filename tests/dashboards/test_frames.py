@@ -88,7 +88,7 @@ def test_what_was_planned_is_in_data_win_rate_with_gaps_where_nothing_is_recorde
     assert table.loc["policy-01", "safety floor"] == pytest.approx(0.60)
     assert table.loc["policy-01", "safety multiplier"] == pytest.approx(0.8)
     assert table.loc["policy-01", "helpfulness predicted"] == pytest.approx(0.70)
-    assert table.loc["policy-01", "helpfulness predicted_low"] == pytest.approx(0.68)
+    assert table.loc["policy-01", "helpfulness predicted_low"] == pytest.approx(0.69)
     assert table["helpfulness floor"].isna().all()
     assert has_plan(open_family(tmp_path))
 

@@ -37,7 +37,7 @@ def test_it_agrees_with_an_independent_solver_of_the_primal(seed: int, epsilon: 
     radius = dict.fromkeys("abc", epsilon) if epsilon else None
     expected = solve_primal(rates, primary="a", floors=floors, tau=tau, radius=radius, sigma=sigma)
     reached = gain(found, rates, "a", tau)
-    reached += sigma * sum(math.log(found.robust[name] - floor) for name, floor in floors.items())
+    reached += sigma * sum(math.log(found.predicted_low[name] - floor) for name, floor in floors.items())
     assert reached == pytest.approx(expected.objective, abs=1e-6)
     assert found.ratio * rates.mass == pytest.approx(expected.share, abs=2e-4)
 
@@ -51,7 +51,7 @@ def test_it_approaches_the_lagrangian_form_as_sigma_falls(epsilon: float | None)
         found = solve_barrier(rates, primary="a", floors=there.floors, tau=0.1, epsilon=epsilon, sigma=sigma)
         assert 0 <= exact - gain(found, rates, "a", 0.1) <= 2 * sigma + 1e-7  # sigma per floor
         for name, floor in there.floors.items():
-            assert found.robust[name] > floor
+            assert found.predicted_low[name] > floor
     assert found.ratio == pytest.approx(there.ratio, abs=1e-3)
 
 
@@ -88,7 +88,7 @@ def test_floors_of_zero_at_the_maximum_and_beyond(epsilon: float | None) -> None
     assert loose.feasible and loose.predicted == pytest.approx(free.predicted, abs=1e-3)
     edge = solve_barrier(rates, primary="a", floors={"b": best}, tau=0.1, epsilon=epsilon)
     assert edge.feasible and edge.predicted["b"] <= 1
-    assert edge.robust["b"] == pytest.approx(best, abs=1e-3)
+    assert edge.predicted_low["b"] == pytest.approx(best, abs=1e-3)
     assert not solve_barrier(rates, primary="a", floors={"b": min(1.0, best + 0.01)}, tau=0.1, epsilon=epsilon).feasible
 
 

@@ -94,5 +94,5 @@ def test_the_barrier_is_proposed_for_the_floors_of_the_front() -> None:
     barred = propose_points(rates, 4, Formulation("a", 0.15, None, "log-barrier"))
     for one, other in zip(plain, barred, strict=True):
         assert other.floors == one.floors
-        assert other.robust["b"] > one.robust["b"]
+        assert other.predicted_low["b"] > one.predicted_low["b"]
         assert other.predicted == pytest.approx(one.predicted, abs=2e-2)

@@ -89,8 +89,8 @@ def test_bounds_hold_with_label_noise_and_fitting_where_the_labels_own_value_nev
         point = solve(rates, primary="a", floors={"b": 0.58}, tau=0.15)
         (bounded,) = with_bounds(pairs, rates, [point], 0.15)
         true = (point.ratio * rates.mass) @ win_rates(truth).rates / rates.prompts
-        missed += int((np.array(list(bounded.predicted_low.values())) > true).any())
-        fooled += int((np.array(list(point.robust.values())) > true).any())
+        missed += int((np.array(list(bounded.bound.values())) > true).any())
+        fooled += int((np.array(list(point.predicted_low.values())) > true).any())
     assert missed <= stats.binom.ppf(0.999, repetitions, 0.05)
     assert fooled >= 0.9 * repetitions
 
@@ -116,7 +116,7 @@ def test_independent_errors_give_the_higher_bound() -> None:
     (safe,) = with_bounds(pairs, rates, [point], 0.15)
     (sharp,) = with_bounds(pairs, rates, [point], 0.15, independent=True)
     for name in "ab":
-        assert 0 < safe.predicted_low[name] < sharp.predicted_low[name] < point.robust[name]
+        assert 0 < safe.bound[name] < sharp.bound[name] < point.predicted_low[name]
 
 
 def test_a_single_labelled_objective_per_row_makes_both_forms_one() -> None:
@@ -137,7 +137,7 @@ def test_radius_zero_takes_labels_at_their_word() -> None:
     pairs = lone_pair(1.0, 0.0)
     point = fixed(pairs, 0.5, 0.3)
     (bounded,) = with_bounds(pairs, win_rates(pairs), [point], 0.3, epsilon=0)
-    assert bounded.predicted_low == point.predicted
+    assert bounded.bound == point.predicted
 
 
 def test_a_response_without_a_label_counts_as_nothing() -> None:
@@ -165,7 +165,7 @@ def test_an_objective_without_labels_is_bounded_by_nothing() -> None:
     pairs = lone_pair(1.0, math.nan)
     point = tilt(win_rates(pairs), primary="a", multipliers={}, tau=0.3)
     (bounded,) = with_bounds(pairs, win_rates(pairs), [point], 0.3)
-    assert bounded.predicted_low["b"] == 0.0
+    assert bounded.bound["b"] == 0.0
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.9, 0.97, 0.995])
@@ -192,7 +192,7 @@ def test_bounds_do_not_depend_on_the_order_of_rows_or_the_side_of_responses() ->
     for each in (pairs, turned):
         rates = win_rates(each)
         point = solve(rates, primary="a", floors={"b": 0.55}, tau=0.2)
-        bounds.append(with_bounds(each, rates, [point], 0.2)[0].predicted_low)
+        bounds.append(with_bounds(each, rates, [point], 0.2)[0].bound)
     assert bounds[0] == pytest.approx(bounds[1], abs=1e-7)
 
 

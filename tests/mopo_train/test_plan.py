@@ -53,10 +53,10 @@ def test_the_plan_has_every_field_that_programs_rely_on(pairs: Path) -> None:
     assert document["comparisons_per_response"] == {"helpfulness": 1.0, "safety": 1.0}
     assert len(document["points"]) == 4
     for point in document["points"]:
-        assert set(point) >= {"floors", "multipliers", "predicted", "robust", "predicted_low", "kl", "ess", "feasible"}
+        assert set(point) >= {"floors", "multipliers", "predicted", "predicted_low", "bound", "kl", "ess", "feasible"}
         assert set(point["floors"]) == set(point["multipliers"]) == {"safety"}
-        assert point["floors"]["safety"] == pytest.approx(point["robust"]["safety"])
-        assert all(0 <= point["predicted_low"][name] < point["robust"][name] for name in document["objectives"])
+        assert point["floors"]["safety"] == pytest.approx(point["predicted_low"]["safety"])
+        assert all(0 <= point["bound"][name] < point["predicted_low"][name] for name in document["objectives"])
 
 
 def test_a_floor_gives_the_one_point_that_meets_it(pairs: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_floor_gives_the_one_point_that_meets_it(pairs: Path) -> None:
     assert point["feasible"] is True
     assert point["floors"] == {"safety": 0.8}
     assert point["predicted"]["safety"] == pytest.approx(0.8, abs=1e-9)
-    assert point["robust"] == point["predicted_low"] == point["predicted"]
+    assert point["predicted_low"] == point["bound"] == point["predicted"]
     # b minus a is lambda - 1 where they conflict and -(1 + lambda) elsewhere
     lam, tau = point["multipliers"]["safety"], 0.15
     q, s = 1 / (1 + np.exp((1 - lam) / tau)), 1 / (1 + np.exp(-(1 + lam) / tau))
@@ -242,7 +242,7 @@ def test_independent_labels_give_higher_lower_bounds(pairs: Path) -> None:
         plan_json(pairs, "--floor", "safety=0.7", *more)["points"][0] for more in ([], ["--independent-labels"])
     )
     assert safe["predicted"] == pytest.approx(sharp["predicted"])
-    assert safe["predicted_low"]["safety"] < sharp["predicted_low"]["safety"] < safe["robust"]["safety"]
+    assert safe["bound"]["safety"] < sharp["bound"]["safety"] < safe["predicted_low"]["safety"]
 
 
 def test_more_policies_than_the_front_has_points_are_fewer_and_said_so(tmp_path: Path) -> None:
@@ -278,5 +278,5 @@ def test_a_higher_confidence_lowers_the_bounds_and_asks_more_of_a_floor(pairs: P
     assert (usual["confidence"], surer["confidence"]) == (0.95, 0.999)
     assert surer["epsilon"]["safety"] > usual["epsilon"]["safety"]
     assert surer["points"][0]["predicted"]["safety"] > usual["points"][0]["predicted"]["safety"]
-    assert surer["points"][0]["predicted_low"]["helpfulness"] < usual["points"][0]["predicted_low"]["helpfulness"]
+    assert surer["points"][0]["bound"]["helpfulness"] < usual["points"][0]["bound"]["helpfulness"]
     assert plan(pairs, "--confidence", "1").exit_code == 2

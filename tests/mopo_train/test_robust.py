@@ -84,7 +84,7 @@ def test_a_radius_follows_confidence_where_no_number_is_given() -> None:
         solve(rates, primary="a", floors={"b": 0.55}, tau=0.1, epsilon=each) for each in (None, Confident(0.999))
     )
     assert surer.predicted["b"] > usual.predicted["b"] > 0.55
-    assert surer.robust["b"] == pytest.approx(usual.robust["b"], abs=1e-6)
+    assert surer.predicted_low["b"] == pytest.approx(usual.predicted_low["b"], abs=1e-6)
     for level in (0.5, 1.0, math.nan):
         with pytest.raises(FloorError, match="confidence"):
             radii(counts, Confident(level))
@@ -119,16 +119,16 @@ def test_robust_floors_agree_with_an_independent_solver(epsilon: float | None, s
     assert objective(found, rates, tau) == pytest.approx(expected.objective, abs=1e-6)
     assert found.ratio * rates.mass == pytest.approx(expected.share, abs=2e-4)
     for name, floor in floors.items():
-        assert found.robust[name] >= floor - 1e-7
-        assert found.robust[name] == pytest.approx(floor, abs=1e-7) or found.multipliers[name] == 0
+        assert found.predicted_low[name] >= floor - 1e-7
+        assert found.predicted_low[name] == pytest.approx(floor, abs=1e-7) or found.multipliers[name] == 0
 
 
 def test_the_default_is_robust_and_zero_is_plain() -> None:
     rates = random_rates(1, prompts=40)
     plain = solve(rates, primary="a", floors={"b": 0.6}, tau=0.1, epsilon=0)
     careful = solve(rates, primary="a", floors={"b": 0.6}, tau=0.1)
-    assert plain.robust == plain.predicted
-    assert careful.robust["b"] == pytest.approx(0.6, abs=1e-7)
+    assert plain.predicted_low == plain.predicted
+    assert careful.predicted_low["b"] == pytest.approx(0.6, abs=1e-7)
     assert careful.predicted["b"] > plain.predicted["b"] + 0.01
 
 
@@ -140,7 +140,7 @@ def test_chi_attains_the_dual_form_of_the_lower_value() -> None:
         values = np.bincount(rates.prompt_of(), weights=share * rates.rates[:, k])[rates.labelled[:, k]]
         chi = found.chi[name]
         dual = -chi * math.log(np.exp(-values / chi).mean()) - chi * 0.05
-        assert found.robust[name] == pytest.approx(dual, abs=1e-9)
+        assert found.predicted_low[name] == pytest.approx(dual, abs=1e-9)
     assert set(solve(rates, primary="a", floors={"b": 0.5}, tau=0.1, epsilon=0).chi.values()) == {math.inf}
 
 
@@ -186,7 +186,7 @@ def test_a_robust_floor_at_and_beyond_the_attainable_value(epsilon: float) -> No
     best = attainable(rates, epsilon)["b"]
     at = solve(rates, primary="a", floors={"b": best}, tau=0.1, epsilon=epsilon)
     assert at.feasible and math.isfinite(at.multipliers["b"])
-    assert at.robust["b"] == pytest.approx(best, abs=1e-6)
+    assert at.predicted_low["b"] == pytest.approx(best, abs=1e-6)
     beyond = solve(rates, primary="a", floors={"b": best + 0.01}, tau=0.1, epsilon=epsilon)
     assert not beyond.feasible
     assert beyond.nearest_floors["b"] == pytest.approx(best, abs=1e-9)
@@ -213,7 +213,7 @@ def test_a_single_prompt_has_no_worse_reweighting() -> None:
     plain = solve(rates, primary="a", floors={"b": 0.7}, tau=0.2, epsilon=0)
     careful = solve(rates, primary="a", floors={"b": 0.7}, tau=0.2)
     assert careful.multipliers == pytest.approx(plain.multipliers, abs=1e-6)
-    assert careful.robust == pytest.approx(plain.predicted, abs=1e-9)
+    assert careful.predicted_low == pytest.approx(plain.predicted, abs=1e-9)
 
 
 def test_ties_and_single_responses_are_solved_robustly() -> None:

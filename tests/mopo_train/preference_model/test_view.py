@@ -61,15 +61,15 @@ def test_an_overconfident_model_has_its_floors_raised_until_the_labels_bear_them
     view = seen_through(pairs, exact(3 * strength))  # promises three times the true differences
     trusting = tilt(view.rates, primary="a", multipliers={"b": 1.0}, tau=0.15)
     (judged,) = view.bounded([trusting], None)
-    assert judged.predicted_low["b"] < trusting.robust["b"] - 0.03
-    floor = judged.predicted_low["b"] + 0.01
+    assert judged.bound["b"] < trusting.predicted_low["b"] - 0.03
+    floor = judged.bound["b"] + 0.01
     held = view.solve({"b": floor}, FORM)
     assert held.feasible and held.floors == {"b": floor}
-    assert held.predicted_low["b"] == pytest.approx(floor, abs=0.02) and held.predicted_low["b"] >= floor - 1e-3
-    assert held.robust["b"] > floor + 0.02  # what the model had to promise
+    assert held.bound["b"] == pytest.approx(floor, abs=0.02) and held.bound["b"] >= floor - 1e-3
+    assert held.predicted_low["b"] > floor + 0.02  # what the model had to promise
     beyond = view.solve({"b": 0.99}, FORM)
     assert not beyond.feasible
-    assert beyond.nearest_floors["b"] == pytest.approx(beyond.predicted_low["b"])
+    assert beyond.nearest_floors["b"] == pytest.approx(beyond.bound["b"])
 
 
 def test_at_radius_zero_the_model_is_taken_at_its_word() -> None:
@@ -77,7 +77,7 @@ def test_at_radius_zero_the_model_is_taken_at_its_word() -> None:
     strength = random.normal(size=(50, 3, 2))
     view = seen_through(drawn(bradley_terry(strength), 1, random)[0], exact(strength))
     point = view.solve({"b": 0.55}, FORM._replace(epsilon=0.0))
-    assert point.predicted_low == point.predicted
+    assert point.bound == point.predicted
     assert point.predicted["b"] >= 0.55 - 1e-9
 
 
@@ -96,12 +96,12 @@ def simulated(seed: int) -> tuple[float, float]:
     view = seen_through(pairs, exact(believed[:150]))
     goal = tilt(view.rates, primary="a", multipliers={"b": 1.0}, tau=0.15)
     (judged,) = view.bounded([goal], None)
-    point = view.solve({"b": judged.predicted_low["b"]}, FORM)
+    point = view.solve({"b": judged.bound["b"]}, FORM)
     fresh = np.arange(0, 4 * 2000 + 1, 4)
     rates = from_rates("ab", set_win_rates(exact(believed[150:]), fresh, leave_out=False), fresh)
     truth = from_rates("ab", set_win_rates(exact(strength[150:]), fresh, leave_out=False), fresh)
     rule = tilt(rates, primary="a", multipliers=point.multipliers, tau=0.15, epsilon=0)
-    return point.predicted_low["b"], float((truth.mass * rule.ratio) @ truth.rates[:, 1]) / truth.prompts
+    return point.bound["b"], float((truth.mass * rule.ratio) @ truth.rates[:, 1]) / truth.prompts
 
 
 def test_the_true_value_falls_below_the_bound_in_no_more_than_one_of_twenty_samples() -> None:
@@ -152,10 +152,10 @@ def test_a_plan_by_the_preference_model_promises_what_labels_bear_out(one_pair: 
     labels = plan(one_pair, "--policies", "3", "--no-cross-fit")
     assert document["attainable"]["x"] < labels["attainable"]["x"] - 0.1
     for point in document["points"]:
-        assert point["floors"]["y"] == point["predicted_low"]["y"] <= point["predicted"]["y"]
+        assert point["floors"]["y"] == point["bound"]["y"] <= point["predicted"]["y"]
     floor = document["points"][1]["floors"]["y"]
     (held,) = plan(one_pair, "--source", "preference-model", "--floor", f"y={floor}")["points"]
-    assert held["feasible"] and held["predicted_low"]["y"] >= floor - 1e-3
+    assert held["feasible"] and held["bound"]["y"] >= floor - 1e-3
 
 
 def test_large_data_are_planned_without_a_model(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_run_chooses_points_whose_bounds_hold_the_floors() -> None:
     config = RunConfig(primary="a", policies=3, floors={"b": 0.52}, source="preference-model")
     points = view.bounded(choose_points(view.rates, config, view), None)
     assert len(points) == 3
-    assert all(point.predicted_low["b"] >= 0.52 - 1e-3 for point in points)
+    assert all(point.bound["b"] >= 0.52 - 1e-3 for point in points)
     with pytest.raises(FloorError, match="no policy meets the floors b=0.9900"):
         choose_points(view.rates, config.model_copy(update={"floors": {"b": 0.99}}), view)
 
@@ -209,4 +209,4 @@ def test_a_run_trains_for_the_points_that_the_plan_shows(one_pair: Path) -> None
     shown = plan(one_pair, "--source", "preference-model", "--policies", "3")["points"]
     for point, told in zip(planned.points, shown, strict=True):
         assert point.predicted == pytest.approx(told["predicted"])
-        assert point.predicted_low == pytest.approx(told["predicted_low"])
+        assert point.bound == pytest.approx(told["bound"])
