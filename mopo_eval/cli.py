@@ -14,7 +14,7 @@ from mopo_eval.profiles import asked_profiles
 from mopo_train import __version__
 from mopo_train.console import CommandGroup, print_json, print_table, say
 from mopo_train.errors import FamilyError
-from mopo_train.family import PolicyFamily, read_family
+from mopo_train.family import PolicyFamily, check_adapters, read_family
 
 if TYPE_CHECKING:
     from mopo_eval.evaluation import RunSummary
@@ -69,6 +69,7 @@ def run(root: Path, as_json: bool, **options: Any) -> None:
 
     began = time.monotonic()
     family = read_family(root)
+    check_adapters(root, family)
     measurement = measure(root, family, _plan(family, options))
     _warn(measurement.summary)
     if as_json:

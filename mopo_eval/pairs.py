@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from mopo_eval.differences import Difference, holm
-from mopo_train.family import REFERENCE, PolicyFamily, base_model_path
+from mopo_train.family import REFERENCE, PolicyFamily, base_model_path, check_adapters
 from mopo_train.rates import clustered_rate
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def policy_log_ratios(root: Path, family: PolicyFamily, data: "PreferenceData") 
     from mopo_train.policy.models import context_length, directory_digest, fingerprint, load_model, load_tokenizer
     from mopo_train.policy.workspace import WORK
 
+    check_adapters(root, family)
     base = base_model_path(root, family)
     length = min(int(family.config.get("max_length", MAX_LENGTH)), context_length(base))
     corpus = encode_corpus(data, load_tokenizer(base), length)

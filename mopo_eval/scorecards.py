@@ -13,7 +13,7 @@ from mopo_train.family import ObjectiveName, PolicyFamily, PolicyId, UnitScore, 
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a later version may say more
 
 
 class Estimate(_Model):

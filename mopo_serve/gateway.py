@@ -191,7 +191,7 @@ class Gateway:
         requested = take_profile(body)
         encode(body)  # names the place of text that is no Unicode, before it is looked at
         asked = validated(ResolveBody, body, "")
-        profile = asked.profile
+        profile = asked.profile.removeprefix("mopo/") if asked.profile is not None else None
         if profile is None and requested is None and asked.user is None:
             raise ApiError(400, "give 'profile', 'objective_profile' or both", code="invalid_request", param="profile")
         if profile is not None and profile not in routing.profiles:

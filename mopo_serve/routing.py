@@ -130,6 +130,7 @@ class Routing:
             selection = self._plan(name, _frozen(caller.key.floors if caller.key else None), self._assigned(caller))
         elif (requested.selection or (self.profiles[name].selection if name else "single")) == "mixture":
             key = caller.key
+            _check_fallback(requested, key)
             selection = self._mixture(
                 name, requested.primary, requested.selection, requested.on_infeasible, _frozen(requested.floors),
                 key and (_frozen(key.floors), key.profiles is not None), self._assigned(caller),
@@ -177,6 +178,7 @@ class Routing:
         changes ``selection`` or ``on_infeasible``, they become binding.
         """
         key = caller.key
+        _check_fallback(requested, key)
         return self._question(
             name,
             requested or NOTHING_ASKED,
@@ -331,6 +333,13 @@ class Routing:
     def _misnamed(self, place: str, name: str) -> ApiError:
         known = ", ".join(sorted(self._objectives))
         return malformed(f"'{name}' is not an objective of this family; known: {known}", f"objective_profile.{place}")
+
+
+def _check_fallback(requested: RequestedProfile | None, key: ApiKey | None) -> None:
+    """Raise ApiError (403) where a request names a policy to fall back to and its key may not pin one."""
+    fallback = requested.on_infeasible if requested is not None else None
+    if fallback not in (None, "reject", "closest") and key is not None and not key.pin:
+        raise forbidden("this key may not pin a policy, as 'on_infeasible' would", "objective_profile.on_infeasible")
 
 
 def _frozen(floors: Floors | None) -> FrozenFloors:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mopo_train.errors import FamilyError, FamilyNotFound, FloorError
 
@@ -24,14 +24,14 @@ PolicyId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a later version may say more
 
 
 class DataSummary(_Model):
     """What a family was trained on."""
 
-    source: list[str]
-    """Paths or hub names, as given."""
+    source: Annotated[list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
+    """Paths or hub names, as given; a single one may stand without a list."""
     sha256: str
     """Of the canonical rows, in order."""
     pairs: int = Field(ge=0)
@@ -143,7 +143,7 @@ def between_id(first: str, share: float) -> str:
 
 
 def read_family(root: Path) -> PolicyFamily:
-    """The finished family in ``root``, with every adapter that it names present.
+    """The finished family in ``root``; whether its adapters are there is for `check_adapters`.
 
     Raises FamilyNotFound without ``family.json``, FamilyError if it is damaged or of another version.
     """
@@ -159,13 +159,17 @@ def read_family(root: Path) -> PolicyFamily:
             f"'{path}' has schema version {family.schema_version}, this package reads {SCHEMA_VERSION}; "
             "train the family again or use the package version that it names."
         )
+    return family
+
+
+def check_adapters(root: Path, family: PolicyFamily) -> None:
+    """Raise FamilyError where an adapter that ``family`` names is missing in ``root``."""
     for policy in family.policies:
         if policy.adapter and not (root / policy.adapter / "adapter_config.json").is_file():
             raise FamilyError(
                 f"policy '{policy.id}' has no adapter at '{root / policy.adapter}': restore the directory from a copy, "
                 "or train the family again with --force."
             )
-    return family
 
 
 def write_family(root: Path, family: PolicyFamily) -> None:

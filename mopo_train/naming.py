@@ -150,7 +150,7 @@ def _label(source: _Source, known: SourceFormat, name: str | None) -> str:
         return label
     raise DataError(
         f"'{source.given}' is in the format {known.name}, which does not say what was judged. Name the objective: "
-        f"write helpfulness={source.given}, or give --objective helpfulness."
+        f"write helpfulness={source.given} (check, split and pairs also take --objective helpfulness)."
     )
 
 

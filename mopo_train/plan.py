@@ -230,7 +230,7 @@ def plan_table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
     """Column titles and rows for a terminal."""
     names = document["objectives"]
     held = [name for name in names if any(name in point["floors"] for point in document["points"])]
-    shown = {"predicted": "", "cross_fitted": " cross-fitted", "bound": " low"}
+    shown = {"predicted": "", "cross_fitted": " cross-fitted", "bound": " bound"}
     fields = [field for field in shown if field in document["points"][0]]
     columns = ["point", *(f"floor {name}" for name in held)]
     columns += [f"{name}{shown[field]}" for field in fields for name in names]

@@ -107,7 +107,7 @@ def infeasible_message(solution: Solution, largest: Mapping[str, float]) -> str:
     """Why no policy meets the floors, and which floors to ask for instead."""
 
     def listed(values: Mapping[str, float]) -> str:
-        return ", ".join(f"{name}={np.floor(value * 1e4) / 1e4:.4f}" for name, value in values.items())
+        return ", ".join(f"{name}={np.floor(value * 1e4 + 1e-6) / 1e4:.4f}" for name, value in values.items())
 
     reason = ""
     if 1 < len(solution.conflict) < len(solution.floors):

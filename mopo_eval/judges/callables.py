@@ -1,11 +1,12 @@
-"""Judges that are Python callables, by dotted name: ``(prompt, response) -> Judgement | float``.
+"""Judges that are Python callables, by dotted name: ``(prompt, response) -> Judgement | float | mapping``.
 
-The prompt is as it stands in the prompts file. What they print goes to stderr, since stdout is for results.
+A mapping has the fields of a Judgement. The prompt is as it stands in the prompts file. What they print goes to stderr,
+since stdout is for results.
 """
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from numbers import Real
 from typing import Any, NamedTuple
@@ -39,6 +40,8 @@ class CallableJudge(NamedTuple):
         except (Exception, SystemExit) as error:
             kind = "" if isinstance(error, MopoError) else f"{type(error).__name__}: "
             raise JudgeError(f"judge '{self.name}' failed on {where}: {kind}{error}") from error
+        if isinstance(given, Mapping) and "score" in given:
+            given = Judgement(given["score"], given.get("label"), given.get("evidence"))
         judgement = given if isinstance(given, Judgement) else Judgement(given)
         score = judgement.score
         if not isinstance(score, Real) or not 0 <= float(score) <= 1:  # the comparison also refuses NaN

@@ -26,7 +26,7 @@ from mopo_eval.selection import best_attainable, certified_bound, select
 from mopo_eval.spool import open_spool, read_spool
 from mopo_train.console import say
 from mopo_train.errors import DataError, FloorError, JudgeError
-from mopo_train.family import Policy, PolicyFamily, Search, check_floors, read_family, write_family
+from mopo_train.family import Policy, PolicyFamily, Search, check_adapters, check_floors, read_family, write_family
 
 
 class Request(NamedTuple):
@@ -71,6 +71,7 @@ def refine(root: Path, request: Request) -> Refinement:
     where nothing was measured, and what engines, judges and training raise.
     """
     family = read_family(root)
+    check_adapters(root, family)
     _check(family, request.floors)
     _finish(root, family, request)
     results = read_results(root, family)

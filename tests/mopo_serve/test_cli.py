@@ -1,4 +1,5 @@
 import json
+import shutil
 import socket
 from pathlib import Path
 
@@ -37,6 +38,17 @@ def test_resolve_prints_the_contracts_json(root: Path) -> None:
     assert margins == pytest.approx(
         {"reference": -0.05, "policy-00": -0.25, "policy-01": -0.05, "policy-02": 0.1, "policy-03": 0.05}
     )
+
+
+def test_a_decision_over_scores_needs_no_adapters_and_minds_no_further_fields(root: Path) -> None:
+    asked = ("resolve", root, "--profile", "balanced", "--json")
+    before = json.loads(mopo_serve(*asked).stdout)
+    shutil.rmtree(root / "policies")
+    family = json.loads((root / "family.json").read_text(encoding="utf-8"))
+    family |= {"note": "of a later version"}
+    family["data"] |= {"source": "pairs.jsonl", "licence": "none"}
+    (root / "family.json").write_text(json.dumps(family), encoding="utf-8")
+    assert json.loads(mopo_serve(*asked).stdout) == before
 
 
 def test_floors_without_a_profile_maximise_the_familys_primary_or_the_given_one(root: Path) -> None:

@@ -66,7 +66,7 @@ def test_scores_are_helpfulness_unless_named_and_objectives_then_select() -> Non
         (
             ["first.jsonl"],
             [],
-            r"'first\.jsonl' .* TRL preference, .* write helpfulness=first\.jsonl, or give --objective",
+            r"'first\.jsonl' .* TRL preference, .* write helpfulness=first\.jsonl \(.* --objective",
         ),
         (
             ["first.jsonl", "second.jsonl"],

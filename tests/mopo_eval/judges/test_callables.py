@@ -18,6 +18,13 @@ def test_a_judge_is_found_by_either_form_of_its_name(name: str) -> None:
     assert (found.label, found.evidence) == ("high" if found.score > 0.5 else "low", "of an answer")
 
 
+def test_a_mapping_with_a_score_is_a_judgement() -> None:
+    judge = CallableJudge("j", lambda prompt, response: {"score": 0.5, "label": "fair", "evidence": 3})
+    assert judge("prompt", "x", where="here") == Judgement(0.5, "fair", "3")
+    with pytest.raises(JudgeError, match="got {'label': 'fair'}"):
+        CallableJudge("j", lambda prompt, response: {"label": "fair"})("prompt", "x", where="here")
+
+
 def test_numbers_and_truth_values_are_scores() -> None:
     assert load_callable(f"{HERE}.length")("prompt", "x" * 25, where="here") == Judgement(0.25, None, None)
     assert load_callable(f"{HERE}.is_even")("prompt", "x", where="here").score in (0.0, 1.0)
