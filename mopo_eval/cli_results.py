@@ -112,12 +112,14 @@ def gate(  # noqa: PLR0913 - one parameter per option
 @click.command()
 @click.argument("roots", metavar="FAMILY [FAMILY]", type=PATH, nargs=-1, required=True)
 @click.option("--run", "runs", multiple=True, help="Name of an evaluation; one per side.  [default: the latest]")
+@click.option("--common-judges", is_flag=True, help="Leave out objectives that the runs judged differently.")
 @AS_JSON
-def compare(roots: tuple[Path, ...], runs: tuple[str, ...], as_json: bool) -> None:
+def compare(roots: tuple[Path, ...], runs: tuple[str, ...], common_judges: bool, as_json: bool) -> None:
     """Compare two families, or two runs of one: the second minus the first, policy by policy.
 
-    On the same prompts the differences are paired. P-values are corrected for the number of comparisons (Holm), and
-    both hypervolumes are measured from one reference point. Families are compared by their policies' ids.
+    Runs of different judges are refused: a difference would be the judges' as much as the policies'. On the same
+    prompts the differences are paired. P-values are corrected for the number of comparisons (Holm), and both
+    hypervolumes are measured from one reference point. Families are compared by their policies' ids.
     """
     from mopo_eval.comparison import compare_runs, comparison_json, trained_unlike
     from mopo_eval.results import read_results
@@ -129,7 +131,7 @@ def compare(roots: tuple[Path, ...], runs: tuple[str, ...], as_json: bool) -> No
     families = [read_family(root) for root in sides]
     first, second = (read_results(*side) for side in zip(sides, families, chosen, strict=True))
     names = (f"{sides[0]} ({first.summary.run})", f"{sides[1]} ({second.summary.run})")
-    found = compare_runs(first, second, names)
+    found = compare_runs(first, second, names, common_judges=common_judges)
     found = found._replace(notes=[*found.notes, *trained_unlike(*families)])
     if as_json:
         print_json(comparison_json(found))

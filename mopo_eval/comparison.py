@@ -19,6 +19,7 @@ from mopo_eval.differences import (
     prompts_to_separate_unpaired,
     unpaired_difference,
 )
+from mopo_eval.evaluation import RunSummary
 from mopo_eval.front import covered, sure_volume
 from mopo_eval.intervals import LEAST_FOR_BOOTSTRAP, enough_for_bootstrap
 from mopo_eval.results import RunResults
@@ -82,14 +83,20 @@ class Comparison(NamedTuple):
 
 
 def compare_runs(
-    first: RunResults, second: RunResults, names: tuple[str, str], confidence: float | None = None
+    first: RunResults,
+    second: RunResults,
+    names: tuple[str, str],
+    confidence: float | None = None,
+    *,
+    common_judges: bool = False,
 ) -> Comparison:
     """``second`` minus ``first``; ``confidence``: by default the first run's.
 
-    Raises FamilyError where no objective was scored by the same judge in both.
+    Raises FamilyError where an objective was scored by different judges, unless ``common_judges`` leaves those out, and
+    where no objective was scored by the same judge in both.
     """
     level = first.summary.confidence if confidence is None else confidence
-    objectives, notes = _common_objectives(first, second)
+    objectives, notes = _common_objectives(first, second, leave_out=common_judges)
     shared = _shared(first, second)
     paired = len(shared) >= max(2, LEAST_SHARED * min(len(first.prompts), len(second.prompts)))
     both = (_values(first, objectives), _values(second, objectives))  # (policies, objectives, prompts)
@@ -194,19 +201,40 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _common_objectives(first: RunResults, second: RunResults) -> tuple[list[str], list[str]]:
+def judged_unlike(first: RunSummary, second: RunSummary) -> dict[str, str]:
+    """Why scores of the two runs do not compare, a sentence per objective that different judges scored."""
+    found = {}
+    for name, ours in first.judges.items():
+        theirs = second.judges.get(name, ours)
+        was, now = first.fingerprints.get(name), second.fingerprints.get(name)
+        if ours != theirs:
+            found[name] = f"{name} was judged by {ours} and then by {theirs}, whose scores do not compare."
+        elif was and now and was != now:
+            found[name] = (
+                f"{name} was judged by {ours} as it was ({was}) and as it is since ({now}): its code, model or data "
+                "changed under the same name, so that the scores do not compare."
+            )
+    return found
+
+
+def _common_objectives(first: RunResults, second: RunResults, *, leave_out: bool) -> tuple[list[str], list[str]]:
     """Objectives that the same judge scored in both runs, and why others are left out. Raises FamilyError."""
     ours, theirs = first.summary.judges, second.summary.judges
-    common, notes = [], []
-    for name in [*ours, *(name for name in theirs if name not in ours)]:
-        if name not in ours or name not in theirs:
-            notes.append(f"{name} was measured in one of the runs only.")
-        elif ours[name] != theirs[name]:
-            notes.append(f"{name} was judged by {ours[name]} and then by {theirs[name]}, whose scores do not compare.")
-        else:
-            common.append(name)
+    unlike = judged_unlike(first.summary, second.summary)
+    notes = [*unlike.values()]
+    notes += [
+        f"{name} was measured in one of the runs only."
+        for name in (*ours, *theirs)
+        if (name in ours) != (name in theirs)
+    ]
+    common = [name for name in ours if name in theirs and name not in unlike]
     if not common:
         raise FamilyError(f"the runs have no objective that the same judge scored: {' '.join(notes)}")
+    if unlike and not leave_out:
+        raise FamilyError(
+            f"the runs were judged differently: {' '.join(unlike.values())} Judge both alike ('mopo-eval run' with one "
+            "judges.yaml asks the engine nothing again), or compare the other objectives alone with --common-judges."
+        )
     return common, notes
 
 

@@ -65,6 +65,8 @@ class RunSummary(_Model):
     policies: list[str]
     judges: dict[ObjectiveName, str]
     """Empty where only answers were collected; there are no scorecards of such a run."""
+    fingerprints: dict[ObjectiveName, str] = {}
+    """What each judge was when it judged (``judges.fingerprint``); empty in runs of earlier versions."""
     sampling: Sampling
     confidence: float
     conservative: bool = False
@@ -115,7 +117,7 @@ def run_name(
 ) -> str:
     """``<answers>-<judges>``, so that the same command finds its run again.
 
-    Runs whose answers are drawn alike share the first part, and the answers.
+    Runs whose answers are drawn alike share the first part, and the answers. ``judges``: fingerprint per objective.
     """
     drawn = [
         family.model_dump(mode="json"),

@@ -60,6 +60,11 @@ class Plan:
     allow_trained: bool = False
     """Measure even on prompts that the family was trained on."""
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What each judge is, by objective."""
+        return {objective: judge.fingerprint for objective, judge in self.judges.items()}
+
 
 class Measurement(NamedTuple):
     """A finished evaluation."""
@@ -78,7 +83,7 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
     """
     began = time.monotonic()
     judges = {objective: judge.name for objective, judge in plan.judges.items()}
-    run = run_name(family, plan.prompts, plan.sampling, judges)
+    run = run_name(family, plan.prompts, plan.sampling, plan.fingerprints)
     register(root, family, run, plan.prompts)
     answers, reused = _answers(root, family, plan, run)
     judgements = judge_answers(answers, plan, root / "evaluation" / run)
@@ -113,6 +118,7 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
         prompts=len(plan.prompts),
         policies=policies,
         judges=judges,
+        fingerprints=plan.fingerprints,
         sampling=plan.sampling,
         confidence=plan.confidence,
         conservative=plan.conservative,

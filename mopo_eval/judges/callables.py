@@ -12,6 +12,7 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 from mopo_eval.judges.case import Case, OnJudgement
+from mopo_eval.judges.fingerprint import of_source
 from mopo_eval.prompts import Conversation
 from mopo_train.errors import JudgeError, MopoError
 from mopo_train.judgement import Judgement
@@ -26,6 +27,11 @@ class CallableJudge(NamedTuple):
 
     costly: bool = False
     compares: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the module's source."""
+        return of_source(self.name, self.score)
 
     def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
         """Every judgement, in order. Raises JudgeError."""

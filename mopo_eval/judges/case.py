@@ -45,7 +45,11 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """Under which its scores are reported; two judges that may judge differently have different names."""
+        """Under which its scores are reported; with other settings it has another name."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Other for a judge that may judge differently, although its name may be the same (``judges.fingerprint``)."""
 
     @property
     def costly(self) -> bool:

@@ -1,9 +1,11 @@
 """A reward or classifier model of transformers as the judge, run in batches on this machine."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mopo_eval.judges.case import Case, OnJudgement
+from mopo_eval.judges.fingerprint import of_files, of_settings
 from mopo_train.errors import JudgeError
 from mopo_train.judgement import Judgement
 from mopo_train.rows import read_prompt
@@ -24,6 +26,12 @@ class ClassifierJudge(NamedTuple):
     """Tokens of prompt and answer; the beginning of longer ones is cut off, so that the answer is read."""
     costly: bool = True
     compares: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model's files; of its hub name where they are not here."""
+        here = Path(self.model)
+        return of_files(self.name, [here]) if here.is_dir() else of_settings(self.name, {})
 
     def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
         """Every judgement, longest first. Raises JudgeError for a model that cannot be used."""

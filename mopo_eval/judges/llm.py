@@ -17,6 +17,7 @@ import httpx
 
 from mopo_eval.endpoint import Endpoint, Patience, error_message, in_flight, post_chat
 from mopo_eval.judges.case import UNREADABLE, Case, OnJudgement, conversation_text
+from mopo_eval.judges.fingerprint import of_settings
 from mopo_eval.judges.verdict import Verdict, read_verdict
 from mopo_train.errors import EngineError, JudgeError
 from mopo_train.judgement import Judgement
@@ -68,6 +69,11 @@ class LlmJudge(NamedTuple):
     concurrency: int = 16
     patience: Patience = Patience()
     costly: bool = True
+
+    @property
+    def fingerprint(self) -> str:
+        """Of settings and instructions; what answers at the URL cannot be seen."""
+        return of_settings(self.name, {"task": _TASKS[self.settings.mode], "tries": TRIES})
 
     @property
     def compares(self) -> bool:

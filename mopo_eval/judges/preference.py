@@ -5,9 +5,11 @@ data: a small model from scratch knows little, and its number should be read bes
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mopo_eval.judges.case import Case, OnJudgement
+from mopo_eval.judges.fingerprint import of_files
 from mopo_train.console import say
 from mopo_train.errors import JudgeError
 from mopo_train.judgement import Judgement
@@ -28,6 +30,12 @@ class PreferenceJudge(NamedTuple):
     seed: int = 0
     costly: bool = False
     compares: bool = True
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data's files and the encoder's."""
+        paths = [Path(source) if Path(source).exists() else Path(source.partition("=")[2]) for source in self.sources]
+        return of_files(self.name, [*paths, *([Path(self.encoder)] if self.encoder else [])])
 
     def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
         """Every judgement, in order, after fitting the model or finding that it was fitted before.

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from mopo_eval.judges.case import Case, OnJudgement
+from mopo_eval.judges.fingerprint import of_source
 from mopo_train.errors import JudgeError
 from mopo_train.judgement import Judgement
 
@@ -37,6 +38,11 @@ class ReferenceJudge(NamedTuple):
     match: Match = "overlap"
     costly: bool = False
     compares: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the rules."""
+        return of_source(self.name, agreement)
 
     def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
         """Every judgement, in order. Raises JudgeError for a prompt without references."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mopo_eval.judges.case import Case, OnJudgement
+from mopo_eval.judges.fingerprint import of_source
 from mopo_eval.judges.refusal import read_stance
 from mopo_train.errors import JudgeError
 from mopo_train.judgement import Judgement
@@ -30,6 +31,11 @@ class StanceJudge(NamedTuple):
     costly: bool = False
     compares: bool = False
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the rules."""
+        return of_source(self.name, type(self), read_stance)
+
     def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
         """Every judgement, in order. Raises JudgeError for a prompt that nobody called harmful or harmless."""
         for index, case in enumerate(cases):
@@ -50,6 +56,11 @@ class RefusalJudge(NamedTuple):
     name: str = "refusal"
     costly: bool = False
     compares: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the rules."""
+        return of_source(self.name, type(self), read_stance)
 
     def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
         """Every judgement, in order."""

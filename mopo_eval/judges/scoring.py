@@ -68,7 +68,7 @@ def read_cases(path: Path) -> Iterator[Case]:
 
 
 def _key(judge: Judge, case: Case) -> str:
-    return hashlib.sha256(f"{judge.name}\0{case.digest}".encode()).hexdigest()
+    return hashlib.sha256(f"{judge.fingerprint}\0{case.digest}".encode()).hexdigest()
 
 
 def _kept(paths: Iterable[Path]) -> Iterator[Kept]:

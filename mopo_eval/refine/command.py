@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mopo_eval.answers import Answer
 from mopo_eval.collect import EngineChoice
-from mopo_eval.evaluation import SPOOL, read_responses, run_name
+from mopo_eval.evaluation import SPOOL, RunSummary, read_responses, run_name
 from mopo_eval.judges import Judge, load_judges, read_judges
 from mopo_eval.measure import Plan, measure
 from mopo_eval.profiles import ThresholdProfile, check_floor_names, read_profiles
@@ -179,7 +179,7 @@ def _kept(root: Path, policy: Policy) -> Policy:
 
 def _seed(root: Path, family: PolicyFamily, plan: Plan, answers: list[Answer]) -> None:
     """Put ``answers`` where the run of ``family`` looks for those that it has already."""
-    run = run_name(family, plan.prompts, plan.sampling, {name: judge.name for name, judge in plan.judges.items()})
+    run = run_name(family, plan.prompts, plan.sampling, plan.fingerprints)
     register(root, family, run, plan.prompts)
     path = root / "evaluation" / run / SPOOL
     there = {answer.key for answer in read_spool(path, Answer)}
@@ -202,7 +202,7 @@ def _plan(family: PolicyFamily, results: RunResults, request: Request) -> Plan:
     summary = results.summary
     return Plan(
         prompts=_prompts(results, request.prompts),
-        judges=_judges(family, summary.judges, request.judges),
+        judges=_judges(family, summary, request.judges),
         sampling=summary.sampling,
         prompts_from=summary.prompts_from,
         engine=request.engine._replace(name="auto"),  # takes answers of every engine: all are there
@@ -229,8 +229,9 @@ def _prompts(results: RunResults, given: Path | None) -> list[EvaluationPrompt]:
     return [known[each.id] for each in results.prompts]
 
 
-def _judges(family: PolicyFamily, names: Mapping[str, str], given: Path | None) -> dict[str, Judge]:
-    """The run's judges, called ``names``: as judges.yaml describes them, or by name."""
+def _judges(family: PolicyFamily, summary: RunSummary, given: Path | None) -> dict[str, Judge]:
+    """The run's judges: as judges.yaml describes them, or by name."""
+    names = summary.judges
     path = given or beside_data(family, "judges.yaml")
     described = read_judges(path, family.objectives) if path else dict(names)
     judges = load_judges({name: described[name] for name in names if name in described})
@@ -238,6 +239,11 @@ def _judges(family: PolicyFamily, names: Mapping[str, str], given: Path | None) 
         raise JudgeError(
             f"the run was judged by {', '.join(names.values())}; name the judges.yaml that says so with --judges, or "
             "measure again."
+        )
+    if changed := [name for name, known in summary.fingerprints.items() if judges[name].fingerprint != known]:
+        raise JudgeError(
+            f"the judge of {', '.join(changed)} has changed since run {summary.run}, although its name has not; "
+            "measure again, so that all policies are judged alike."
         )
     return judges
 

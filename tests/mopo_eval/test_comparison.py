@@ -169,21 +169,37 @@ def test_of_too_few_prompts_no_number_is_guessed_and_never_fewer_than_there_were
     assert all(each["distinguishable"] or each["prompts_to_separate"] > 30 for each in enough)
 
 
-def test_other_judges_are_not_compared(root: Path) -> None:
-    path = root / "evaluation" / "old" / "run.json"
-    summary = json.loads(path.read_text())
-    summary["judges"]["safety"] = "another.judge"
-    path.write_text(json.dumps(summary))
-    found = compared(root, "--run", "old", "--run", "new")
+def rewrite(root: Path, run: str, **changed: object) -> None:
+    """Say something else in the summary of ``run``."""
+    path = root / "evaluation" / run / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+def test_runs_of_different_judges_are_refused_with_the_reason(root: Path) -> None:
+    judges = {name: f"test.{name}" for name in OBJECTIVES}
+    rewrite(root, "old", judges=judges | {"safety": "another.judge"})
+    done = command(root, "--run", "old", "--run", "new")
+    assert done.exit_code == 1
+    assert "safety was judged by another.judge and then by test.safety" in done.stderr
+    assert "helpfulness was judged" not in done.stderr
+    found = compared(root, "--run", "old", "--run", "new", "--common-judges")
     comparisons, notes = found["comparisons"], found["notes"]
     assert isinstance(comparisons, list) and isinstance(notes, list)
     assert {each["objective"] for each in comparisons} == {"helpfulness", "factuality"}
     assert "safety was judged by another.judge and then by test.safety" in notes[0]
-    summary["judges"] = dict.fromkeys(OBJECTIVES, "another.judge")
-    path.write_text(json.dumps(summary))
-    done = command(root, "--run", "old", "--run", "new")
+    rewrite(root, "old", judges=dict.fromkeys(OBJECTIVES, "another.judge"))
+    done = command(root, "--run", "old", "--run", "new", "--common-judges")
     assert done.exit_code == 1
     assert "no objective that the same judge scored" in done.stderr
+
+
+def test_a_judge_that_changed_under_its_name_is_another_judge(root: Path) -> None:
+    rewrite(root, "old", fingerprints=dict.fromkeys(OBJECTIVES, "before"))
+    assert command(root, "--run", "old", "--run", "new").exit_code == 0  # nothing is known of the judges of "new"
+    rewrite(root, "new", fingerprints=dict.fromkeys(OBJECTIVES, "before") | {"factuality": "after"})
+    done = command(root, "--run", "old", "--run", "new")
+    assert done.exit_code == 1
+    assert "factuality was judged by test.factuality as it was (before) and as it is since (after)" in done.stderr
 
 
 def test_what_else_differs_between_the_runs_is_told(root: Path) -> None:

@@ -18,6 +18,7 @@ class Counting:
     """A costly judge that fails after so many judgements."""
 
     name, costly, compares = "counting", True, False
+    fingerprint = "counting as it is"
 
     def __init__(self, lasts: int = 10**6) -> None:
         self.lasts, self.asked = lasts, 0
@@ -76,6 +77,6 @@ def test_a_costly_judge_is_asked_once_for_every_case_also_after_it_failed(tmp_pa
 def test_what_another_judge_said_does_not_count(tmp_path: Path) -> None:
     score_cases(Counting(), cases("a"), tmp_path / "run")
     other = Counting()
-    other.name = "another"
+    other.fingerprint = "counting with other weights"
     score_cases(other, cases("a"), tmp_path / "run")
     assert other.asked == 1
