@@ -138,7 +138,7 @@ def trained_prompts(family: PolicyFamily) -> set[str] | None:
         return None
     from mopo_train.preferences import read_preferences
 
-    data = read_preferences(family.data.source)
+    data = read_preferences(family.data.source, at_least=0)
     return {prompt_hash(data.messages(index)) for index in range(len(data.group))}
 
 

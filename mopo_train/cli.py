@@ -17,6 +17,9 @@ GLOBAL = "Of density ratios; 'global' is the paper's Eq. 3, to compare with."
 INDEPENDENT = "Labellers erred on each objective by itself (not the same person in a hurry): sharper lower bounds."
 SOURCES = ["labels", "preference-model"]
 CROSS_FIT = "Beside the labels' values, a preference model's.  [default: where labels are few and it takes seconds]"
+OBJECTIVES = click.option(
+    "--objective", "objectives", multiple=True, help="Name of labels that have none, or those to keep; repeatable."
+)
 ENCODER = "Directory or hub name for the preference model.  [default: a small one from scratch]"
 
 
@@ -31,7 +34,7 @@ def main() -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory for the three files.")
 @click.option("--share", default=0.1, show_default=True, help="Part of the prompts to hold out.")
 @click.option("--seed", default=0, show_default=True, help="Another seed holds out other prompts.")
-@click.option("--objective", "objectives", multiple=True, help="Name of labels that have none, or those to keep.")
+@OBJECTIVES
 @click.option(
     "--near-duplicates",
     "near",
@@ -68,7 +71,7 @@ def split(sources: tuple[str, ...], out: Path, near: str, force: bool, **options
 
 @main.command()
 @click.argument("sources", metavar="DATA...", nargs=-1, required=True)
-@click.option("--objective", "objectives", multiple=True, help="Name of labels that have none, or those to keep.")
+@OBJECTIVES
 @click.option("--held-out", multiple=True, metavar="FILE", help="Prompts that must not be in DATA, also not nearly.")
 @click.option("--tokenizer", metavar="MODEL", help="Count tokens with this model's tokenizer: what does not fit?")
 @click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=2), help="With --tokenizer.")
@@ -114,6 +117,7 @@ def check(sources: tuple[str, ...], html: Path | None, as_json: bool, **options:
 
 @main.command()
 @click.argument("sources", metavar="DATA...", nargs=-1, required=True)
+@OBJECTIVES
 @click.option("--model", required=True, help="Directory or hub name to begin with; 'scratch' makes a small Llama.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory for model and tokenizer.")
 @click.option("--steps", default=400, show_default=True, type=click.IntRange(min=1))
@@ -125,21 +129,22 @@ def check(sources: tuple[str, ...], html: Path | None, as_json: bool, **options:
 @click.option("--heads", default=4, show_default=True, type=click.IntRange(min=1), help="Only from scratch.")
 @click.option("--vocab-size", default=2048, show_default=True, type=click.IntRange(min=300), help="Only from scratch.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-def reference(sources: tuple[str, ...], model: str, out: Path, **options: Any) -> None:
+def reference(sources: tuple[str, ...], objectives: tuple[str, ...], model: str, out: Path, **options: Any) -> None:
     """Train the reference policy: supervised, on every distinct response of DATA.
 
-    Needed where the model at hand did not write the responses of DATA itself, or is no chat model. Killed and repeated,
-    it continues.
+    Needed where the model at hand did not write the responses of DATA itself, or is no chat model. Only texts count:
+    labels need no names here, and may be missing. Killed and repeated, it continues.
     """
     from mopo_train.reference import ReferenceConfig, fit_reference, reference_examples
 
-    examples = reference_examples(sources, out, model=model)
+    examples = reference_examples(sources, out, model=model, objectives=objectives)
     fit_reference(examples, out, ReferenceConfig(**options), model=None if model == "scratch" else model)
     say(f"{out}: the reference model, trained on {len(examples)} responses")
 
 
 @main.command()
 @click.argument("sources", metavar="DATA...", nargs=-1, required=True)
+@OBJECTIVES
 @click.option("--model", required=True, help="Directory or hub name of the reference model.")
 @click.option("--out", required=True, metavar="FAMILY", type=click.Path(path_type=Path), help="Directory to make.")
 @click.option("--primary", required=True, metavar="OBJECTIVE", help="Objective to maximise.")
@@ -197,6 +202,7 @@ def run(sources: tuple[str, ...], model: str, out: Path, floors: tuple[str, ...]
 
 @main.command()
 @click.argument("sources", metavar="DATA...", nargs=-1, required=True)
+@OBJECTIVES
 @click.option("--model", required=True, help="Directory or hub name of the reference model.")
 @click.option("--out", required=True, metavar="FAMILY", type=click.Path(path_type=Path), help="Directory to make.")
 @click.option(
@@ -238,6 +244,7 @@ def _value(number: float | None) -> str:
 
 @main.command()
 @click.argument("sources", metavar="DATA...", nargs=-1, required=True)
+@OBJECTIVES
 @click.option("--primary", metavar="OBJECTIVE", help="Objective to maximise.  [default: the first]")
 @click.option("--policies", default=6, show_default=True, type=click.IntRange(min=1), help="Points to propose.")
 @click.option("--floor", "floors", multiple=True, metavar="OBJECTIVE=RATE", help="Data win rate; plans this one point.")
@@ -263,7 +270,7 @@ def plan(sources: tuple[str, ...], floors: tuple[str, ...], out: Path | None, as
 
     if out is not None:
         check_out(out)
-    data = read_preferences(sources)
+    data = read_preferences(sources, objectives=options.pop("objectives"))
     made = make_plan(data, PlanRequest(floors=parse_floors(floors), **options))
     for note in (*data.notes(), *made.warnings):
         say(note)
@@ -280,6 +287,7 @@ def plan(sources: tuple[str, ...], floors: tuple[str, ...], out: Path | None, as
 
 @main.command()
 @click.argument("sources", metavar="DATA...", nargs=-1, required=True)
+@OBJECTIVES
 @click.option("--model", required=True, help="Directory or hub name of the reference model; its name at --engine.")
 @click.option("--out", required=True, metavar="FILE", type=click.Path(path_type=Path), help="Rows {prompt, response}.")
 @click.option("--engine", metavar="URL", help="OpenAI-compatible server (vLLM), as http://HOST/v1.  [default: none]")
@@ -295,18 +303,21 @@ def candidates(sources: tuple[str, ...], model: str, out: Path, engine: str | No
     from mopo_train.candidates import SampleSettings, write_candidates
     from mopo_train.preferences import read_preferences
 
-    data = read_preferences(sources, at_least=1)
+    data = read_preferences(sources, objectives=options.pop("objectives"), at_least=0)
     written = write_candidates(data, out, SampleSettings(**options), model=model, engine=engine)
     say(f"{out}: {written} answers to {len(data.group)} prompts")
 
 
 @main.command()
 @click.argument("sources", metavar="DATA...", nargs=-1, required=True)
+@OBJECTIVES
 @click.option("--candidates", required=True, metavar="FILE", help="Rows {prompt, response}, several per prompt.")
 @click.option("--out", required=True, metavar="FILE", type=click.Path(path_type=Path), help="Preference data to write.")
 @click.option("--encoder", metavar="MODEL", help=ENCODER)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-def label(sources: tuple[str, ...], candidates: str, out: Path, encoder: str | None, seed: int) -> None:
+def label(
+    sources: tuple[str, ...], objectives: tuple[str, ...], candidates: str, out: Path, encoder: str | None, seed: int
+) -> None:
     """Label all pairs of candidates by a preference model that is fitted to DATA: data for 'plan' and 'run'.
 
     Labels are probabilities. A prompt of DATA is labelled by a model that was fitted without it.
@@ -315,9 +326,8 @@ def label(sources: tuple[str, ...], candidates: str, out: Path, encoder: str | N
     from mopo_train.preference_model.settings import FitSettings
     from mopo_train.preferences import read_preferences
 
-    pairs, prompts = label_candidates(
-        read_preferences(sources), candidates, out, FitSettings(encoder=encoder), seed=seed
-    )
+    data = read_preferences(sources, objectives=objectives)
+    pairs, prompts = label_candidates(data, candidates, out, FitSettings(encoder=encoder), seed=seed)
     say(f"{out}: {pairs} labelled pairs of answers to {prompts} prompts")
 
 

@@ -33,7 +33,7 @@ def extend_family(
     where the training data are gone or changed, FamilyError for a family that `run_family` did not train.
     """
     config = _config(root, family)
-    data = read_preferences(family.data.source)
+    data = read_preferences(family.data.source, objectives=family.objectives)
     if data.summary.sha256 != family.data.sha256:
         raise DataError(
             f"the data of this family ({', '.join(family.data.source)}) have changed since it was trained, so no "

@@ -60,7 +60,7 @@ def label_matrix(table: Any, objectives: tuple[str, ...]) -> FloatArray:
     lengths = pc.list_value_length(table.column("objectives")).to_numpy()
     row = np.repeat(np.arange(len(table)), lengths)
     names = pc.list_flatten(table.column("objectives"))
-    column = pc.fill_null(pc.index_in(names, value_set=pa.array(objectives)), -1).to_numpy()
+    column = pc.fill_null(pc.index_in(names, value_set=pa.array(objectives, pa.string())), -1).to_numpy()
     values = pc.list_flatten(table.column("labels")).to_numpy()
     wanted = column >= 0
     labels[row[wanted], column[wanted]] = values[wanted]

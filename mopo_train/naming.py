@@ -14,6 +14,8 @@ from mopo_train.formats import SourceFormat, known_formats, recognise
 from mopo_train.rows import RowError, check_objective
 from mopo_train.sources import RawRows, find
 
+UNNAMED = "unnamed"
+"""What a label without a name is called where it does not matter."""
 NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)
 
 
@@ -51,8 +53,8 @@ class _Source(NamedTuple):
         return next((known for _, known in self.files if known.unnamed and not self.objective), None)
 
 
-def resolve(sources: Sequence[str | Path], objectives: Sequence[str]) -> Resolved:
-    """Find the files, recognise their formats and name their labels. Raises DataError."""
+def resolve(sources: Sequence[str | Path], objectives: Sequence[str], *, named: bool = True) -> Resolved:
+    """Find the files, recognise their formats and name their labels, unless names do not matter. Raises DataError."""
     if not sources:
         raise DataError("no preference data was named; give at least one file, directory or hub name.")
     for name in objectives:
@@ -67,15 +69,17 @@ def resolve(sources: Sequence[str | Path], objectives: Sequence[str]) -> Resolve
     shown: list[str] = []
     for source in found:
         label = source.objective or (next(names) if source.unnamed else None)
+        if label is None and source.unnamed:
+            label = source.unnamed.default or (None if named else UNNAMED)
         files += [NamedFile(raw, known, _label(source, known, label)) for raw, known in source.files]
-        shown.append(f"{label}={source.given}" if label else source.given)
+        shown.append(source.given if label in (None, UNNAMED) else f"{label}={source.given}")
     return Resolved(shown, files, tuple(dict.fromkeys(objectives)) if selects else ())
 
 
 def select(resolved: Resolved, labelled: Sequence[str], at_least: int) -> tuple[str, ...]:
     """The objectives to read out of those that are ``labelled``. Raises DataError."""
     where = listed(resolved.sources)
-    if not labelled:
+    if not labelled and at_least:
         raise DataError(
             f"{where}: no row carries a label; "
             'give each row its preferences, for example {"helpfulness": 1, "safety": 0.5}.'
@@ -105,7 +109,14 @@ def _open(source: str | Path) -> _Source:
     if match and not isinstance(source, Path) and not Path(given).exists():
         objective, given = match[1], match[2]
         _check_name(objective, f"{objective}={given}")
-    return _Source(given, objective, [(raw, _recognise(raw)) for raw in find(given)])
+    files = [(raw, _recognise(raw)) for raw in find(given)]
+    if len({known.name for _, known in files}) > 1:
+        held = "; ".join(f"{Path(raw.name).name}: {known.name}" for raw, known in files)
+        raise DataError(
+            f"the directory '{given}' holds files of several formats ({held}); name the one to read, or each of "
+            "them to join them."
+        )
+    return _Source(given, objective, files)
 
 
 def _recognise(raw: RawRows) -> SourceFormat:
@@ -146,11 +157,11 @@ def _label(source: _Source, known: SourceFormat, name: str | None) -> str:
                 f"write it without '{source.objective}='."
             )
         return ""
-    if label := name or known.default:
-        return label
+    if name:
+        return name
     raise DataError(
         f"'{source.given}' is in the format {known.name}, which does not say what was judged. Name the objective: "
-        f"write helpfulness={source.given} (check, split and pairs also take --objective helpfulness)."
+        f"write helpfulness={source.given} (or give --objective helpfulness)."
     )
 
 

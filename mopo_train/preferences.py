@@ -119,9 +119,10 @@ def read_preferences(
     A source is a path, a directory or a hub name. Where its one label has no name (HH-RLHF, TRL), ``objective=PATH``
     gives it, or ``objectives`` does: one for all such sources or one for each, in order. Where every source names its
     labels, ``objectives`` selects the ones to read, in this order. ``at_least`` is the least number of objectives;
-    MOPO needs two. Raises DataError for data that cannot be used.
+    MOPO needs two, and with 0 texts alone are wanted, whatever was judged. Raises DataError for data that cannot be
+    used.
     """
-    resolved = resolve(sources, objectives or ())
+    resolved = resolve(sources, objectives or (), named=at_least > 0)
     parts = [convert(file.raw, file.source_format, file.objective) for file in resolved.files]
     skipped: Counter[str] = Counter()
     for part in parts:

@@ -71,10 +71,15 @@ class ReferenceConfig(NamedTuple):
     """Longest context of the new model."""
 
 
-def reference_examples(sources: Sequence[str | Path], out: Path, *, model: str) -> list[Example]:
-    """Every distinct response of preference data with its prompt; checks that ``out`` is no place of data or model."""
+def reference_examples(
+    sources: Sequence[str | Path], out: Path, *, model: str, objectives: Sequence[str] = ()
+) -> list[Example]:
+    """Every distinct response of preference data with its prompt, labelled or not.
+
+    Checks that ``out`` is no place of data or model. ``objectives`` are checked as everywhere, and change nothing here.
+    """
     check_place(out, sources, model)
-    data = read_preferences(sources, at_least=1)
+    data = read_preferences(sources, objectives=objectives, at_least=0)
     for note in data.notes():
         say(note)
     talks: Any = [data.messages(prompt) for prompt in range(len(data.group))]

@@ -73,6 +73,8 @@ class RunConfig(BaseModel):
     """Objective to maximise."""
     policies: int = Field(ge=1)
     """How many; fewer where the front has fewer distinct points."""
+    objectives: tuple[ObjectiveName, ...] = ()
+    """Names of labels that have none, or those to read (`read_preferences`); empty: all there are."""
     floors: dict[ObjectiveName, float] = {}
     """Data win rates that every policy holds; empty: the policies spread over the whole front."""
     source: Source = "labels"
@@ -166,7 +168,7 @@ def run_family(
     """
     check_place(out, sources, model)
     find_model(model)
-    data = read_preferences(sources)
+    data = read_preferences(sources, objectives=config.objectives)
     for note in data.notes():
         say(note)
     record = RunRecord(

@@ -19,8 +19,10 @@ from typing import IO, Any, Protocol, cast
 from mopo_train.errors import DataError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".parquet")
-TRAINING = re.compile(r"(train|preferences)\b")
+TRAINING = re.compile(r"(train|preferences)(\b|[-_]?\d)")
 """Files that a directory with several is read from; the others hold evaluation data or prompts."""
+KEPT_APART = re.compile(r"(^|[-_.])(test|eval[a-z]*|valid[a-z]*|dev|held[a-z]*|prompts)(?![a-z])")
+"""Names of files that are not taken for training without being named."""
 SHARD = re.compile(r"-\d+-of-\d+(?=\.)")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -65,7 +67,7 @@ def find(given: str) -> list[RawRows]:
 
 
 def _choose(root: Path) -> list[Path]:
-    """The files of a directory to read: all there are, or those for training."""
+    """The files of a directory to read: those for training, or all there are, in the order of their names."""
     found = sorted(file for place in (root, root / "data") if place.is_dir() for file in place.iterdir())
     files = [file for file in found if file.is_file() and file.name.endswith(SUFFIXES)]
     if not files:
@@ -74,8 +76,13 @@ def _choose(root: Path) -> list[Path]:
             f"no preference data in the directory '{root}': expected files that end in {', '.join(SUFFIXES)}; "
             f"it holds {inside}. Name the directory that holds them, or a file."
         )
-    wanted = files if _is_one(files) else [file for file in files if TRAINING.match(file.name)]
-    if not _is_one(wanted):
+    if _is_one(files):
+        return files
+    wanted = [file for file in files if TRAINING.match(file.name)] or files
+    suffixes = {
+        next(end for end in sorted(SUFFIXES, key=len, reverse=True) if file.name.endswith(end)) for file in wanted
+    }
+    if len(suffixes) > 1 or any(KEPT_APART.search(file.name) for file in wanted):
         listed = ", ".join(str(file.relative_to(root)) for file in files)
         raise DataError(
             f"the directory '{root}' holds several data files ({listed}); "

@@ -30,6 +30,8 @@ class BaselineConfig(BaseModel):
     method: Method
     primary: ObjectiveName | None = None
     """What the family names as its primary; MODPO's own loss is on its pairs. None: the data's first objective."""
+    objectives: tuple[ObjectiveName, ...] = ()
+    """Names of labels that have none, or those to read (`read_preferences`); empty: all there are."""
     policies: int | None = Field(default=None, ge=1)
     """How many; None: 6, or as many as objectives for ``dpo``, which takes no other number."""
     beta: float = Field(default=0.1, gt=0, allow_inf_nan=False)

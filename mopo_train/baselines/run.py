@@ -90,7 +90,7 @@ def train_baseline(
     check_place(out, sources, model)
     find_model(model)
     require_trl()
-    data = read_preferences(sources)
+    data = read_preferences(sources, objectives=config.objectives)
     for note in data.notes():
         say(note)
     config = config.resolved(data.objectives)

@@ -65,6 +65,60 @@ def test_values_that_cannot_be_used_are_explained(
     assert [path.name for path in tmp_path.iterdir()] == ["pairs.jsonl"]
 
 
+@pytest.fixture
+def unnamed(tmp_path: Path) -> list[str]:
+    """Two files that do not say what was judged, and opposite judgements in them."""
+    names = []
+    for name, (chosen, rejected) in {"first": ("Yes.", "No."), "second": ("No.", "Yes.")}.items():
+        rows = [{"prompt": f"q{n}", "chosen": chosen, "rejected": rejected} for n in range(9)]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        names.append(str(path))
+    return names
+
+
+NAMES = ["--objective", "helpfulness", "--objective", "safety"]
+
+
+def test_a_plan_takes_names_for_labels_that_have_none(unnamed: list[str]) -> None:
+    quick = ["--no-cross-fit", "--json"]
+    wanted = CliRunner().invoke(main, ["plan", f"helpfulness={unnamed[0]}", f"safety={unnamed[1]}", *quick])
+    given = CliRunner().invoke(main, ["plan", *unnamed, *NAMES, *quick])
+    assert json.loads(given.stdout) == json.loads(wanted.stdout)
+    assert json.loads(given.stdout)["objectives"] == ["helpfulness", "safety"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run --model M --out OUT --primary helpfulness --policies 1",
+        "baseline --model M --out OUT --method dpo",
+        "plan --no-cross-fit",
+        "label --candidates M --out OUT",
+        "reference --model scratch --out OUT",
+        "candidates --model M --out OUT",
+    ],
+)
+def test_every_command_checks_the_names_that_it_is_given(command: str, unnamed: list[str], tmp_path: Path) -> None:
+    (tmp_path / "M").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "M" / name).write_text("{}", encoding="utf-8")
+    places = {"M": str(tmp_path / "M"), "OUT": str(tmp_path / "out")}
+    words = [places.get(word, word) for word in command.split()]
+    result = CliRunner().invoke(main, [*words, *unnamed, *NAMES, "--objective", "tact"])
+    assert result.exit_code == 1, result.output
+    assert "3 objectives (helpfulness, safety, tact) for 2 sources" in result.stderr
+
+
+def test_a_reference_needs_texts_alone(unnamed: list[str], tmp_path: Path) -> None:
+    sizes = "--steps 1 --hidden-size 32 --heads 1 --layers 1 --vocab-size 300 --max-length 64".split()
+    (tmp_path / "bare.jsonl").write_text('{"prompt": "q", "response_a": "Yes.", "response_b": "No."}\n')
+    for number, sources in enumerate([unnamed, [str(tmp_path / "bare.jsonl")]]):
+        out = str(tmp_path / f"out-{number}")
+        result = CliRunner().invoke(main, ["reference", *sources, "--model", "scratch", "--out", out, *sizes])
+        assert result.exit_code == 0, result.output
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [

@@ -52,6 +52,19 @@ def test_what_the_summary_records_can_be_read_again() -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_a_usual_name_is_recorded_so_that_objectives_then_only_select() -> None:
+    first = read_preferences(["scored.jsonl", "scored.jsonl", "named.jsonl"])
+    assert first.summary.source == ["helpfulness=scored.jsonl", "helpfulness=scored.jsonl", "named.jsonl"]
+    assert read_preferences(first.summary.source, objectives=first.objectives).summary == first.summary
+
+
+@pytest.mark.usefixtures("here")
+def test_texts_alone_need_no_names() -> None:
+    data = read_preferences(["first.jsonl"], at_least=0)
+    assert [data.response(index) for index in range(2)] == ["x", "y"]
+
+
+@pytest.mark.usefixtures("here")
 def test_scores_are_helpfulness_unless_named_and_objectives_then_select() -> None:
     assert labelled(read_preferences(["scored.jsonl", "named.jsonl"])) == {"helpfulness": 2, "safety": 1}
     assert labelled(read_preferences(["safety=scored.jsonl", "named.jsonl"])) == {"helpfulness": 1, "safety": 2}

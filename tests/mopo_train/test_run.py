@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mopo_train.cli import main
 from mopo_train.errors import DataError, FamilyError, FloorError, ModelError
+from mopo_train.extension import extend_family
 from mopo_train.family import PolicyFamily, read_family
 from mopo_train.policy.workspace import RunRecord, begin, is_finished
 from mopo_train.reference import Example, ReferenceConfig, fit_reference
@@ -294,6 +295,21 @@ def test_members_between_neighbours_are_marked_and_every_policys_divergence_is_m
     log = pd.read_parquet(tmp_path / "family" / "training" / "policy-02.parquet")
     assert (log["own_kl"].notna() & log["floor.safety"].notna()).all()
     assert list((tmp_path / "family" / ".work").glob("*.json")) == []
+
+
+def test_a_family_for_some_of_the_objectives_and_one_more_policy_for_it(world: World, tmp_path: Path) -> None:
+    third = [
+        row | {"preferences": row["preferences"] | {"brevity": 1 - row["preferences"]["safety"]}} for row in rows()
+    ]
+    data = world.write(third, "third.jsonl")
+    few = {"policies": 1, "steps": 2, "kl_prompts": 0, "objectives": ("safety", "helpfulness")}
+    out = tmp_path / "family"
+    family = run_family([data], out, CONFIG.model_copy(update=few), model=str(world.model))
+    assert family.objectives == ["safety", "helpfulness"]
+    more = extend_family(
+        out, family, "more", {"safety": 1.0}, start=family.policy("policy-00"), adapter=out / "policies" / "more"
+    )
+    assert set(more.predicted) == {"safety", "helpfulness"}
 
 
 RATES = from_rates(("help", "safe"), np.tile([[0.9, 0.1], [0.5, 0.5], [0.1, 0.9]], (20, 1)), np.arange(0, 61, 3))

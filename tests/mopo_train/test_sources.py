@@ -292,6 +292,32 @@ def test_a_directory_with_several_files_lists_them(tmp_path: Path) -> None:
     refused(tmp_path, "holds several data files")
 
 
+@pytest.mark.parametrize("names", [("train-1.jsonl", "train-0.jsonl"), ("b.jsonl", "a.jsonl"), ("train_2", "train10")])
+def test_plain_files_of_one_format_are_read_together_in_the_order_of_their_names(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    for name in names:
+        write_rows(tmp_path / f"{name.removesuffix('.jsonl')}.jsonl", [row(name)])
+    write_rows(tmp_path / "notes.txt", [row("no data")])
+    data = read_preferences([tmp_path])
+    assert [data.messages(index)[0]["content"] for index in range(2)] == sorted(names)
+
+
+@pytest.mark.parametrize("name", ["test", "validation", "held-out", "a_dev", "prompts", "my-eval-set"])
+def test_a_file_that_is_kept_apart_by_its_name_is_not_trained_on(name: str, tmp_path: Path) -> None:
+    write_rows(tmp_path / "devices.jsonl", [row("q")])
+    write_rows(tmp_path / f"{name}.jsonl", [row("held out")])
+    refused(tmp_path, "holds several data files .* name the one to read")
+    (tmp_path / "devices.jsonl").rename(tmp_path / "train-1.jsonl")
+    assert read_preferences([tmp_path]).summary.pairs == 1
+
+
+def test_files_of_several_formats_in_a_directory_must_be_named(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.jsonl", [row()])
+    write_rows(tmp_path / "b.jsonl", [{"prompt": "q", "chosen": "x", "rejected": "y"}])
+    refused(tmp_path, r"files of several formats \(a\.jsonl: MOPO; b\.jsonl: TRL preference\); name the one to read")
+
+
 def test_shards_of_one_file_are_read_in_order(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for index in (1, 0):
