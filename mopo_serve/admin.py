@@ -130,8 +130,8 @@ class Admin:
 
     def _retire(self, old: Version) -> None:
         old.retired = True
-        live = [version for version in (self._deployment.stable, self._deployment.candidate) if version is not None]
-        task = asyncio.get_running_loop().create_task(self._releases.retire(self._pool, old, live))
+        retiring = self._releases.retire(self._pool, old, self._deployment.live)
+        task = asyncio.get_running_loop().create_task(retiring)
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 

@@ -105,12 +105,14 @@ def run(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Serve FAMILY behind one OpenAI-compatible URL until Ctrl-C or SIGTERM.
 
-    Exit status 1 if every engine dies, so that a supervisor starts them again.
+    An engine that it started and that dies is started again, after growing pauses and not for ever. Exit status 1 if
+    every engine stays dead, so that a supervisor starts all of it again.
     """
     from mopo_eval.engine import open_engine
     from mopo_serve.gateway import Extras, Limits, create_gateway
     from mopo_serve.logs import RequestLog, log_as_json
     from mopo_serve.releases import Releases
+    from mopo_serve.revival import Care, Engines
     from mopo_serve.routing import read_routing
     from mopo_serve.server import bind, serve, url_of
     from mopo_serve.settings import Transport
@@ -158,8 +160,12 @@ def run(  # noqa: PLR0913 - one parameter per option
         started = [log for log, engine in zip(logs, running, strict=True) if engine.pid is not None]
         url = url_of(bound, tls=tls_cert is not None)
         kinds = ", ".join(dict.fromkeys(engine.kind for engine in running))
+        care = Care(
+            lambda: releases.check_unchanged(gateway.deployment.live),
+            lambda number: releases.load_again(gateway.pool.replicas[number]),
+        )
         serve(
-            gateway, bound, running, logs=started, transport=transport,
+            gateway, bound, Engines(running, started, care), transport=transport,
             ready=lambda: greet(url, kinds, routing, access),
         )  # fmt: skip
     if engine_log is None:

@@ -84,6 +84,11 @@ class Deployment:
         self.prepare: Callable[[Version], None] = lambda version: None
         """Is shown a version before it goes live."""
 
+    @property
+    def live(self) -> list["Version"]:
+        """Every version that a new request may get."""
+        return [version for version in (self.stable, self.candidate) if version is not None]
+
     def pick(self, sticky: str) -> Version:
         """The version of a conversation: always the same one while the share does not shrink."""
         if self.candidate is None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mopo_serve.deployment import Version
-from mopo_serve.engines import Pool
+from mopo_serve.engines import Pool, Replica
 from mopo_serve.routing import Routing, read_routing
 from mopo_train.errors import EngineError, FamilyError
 from mopo_train.family import base_model_path, read_family
@@ -29,10 +29,13 @@ class Releases:
         self._allowed = [path.resolve() for path in (*allowed, root)]
         self._served: dict[str, str] = {}
         """Adapter fingerprint by the name under which engines serve it."""
+        self._places: dict[str, Path] = {}
+        """Directory of an adapter by that name."""
 
     def first(self, routing: Routing) -> Version:
         """The version that the engines were started with: a policy is called by its id."""
         self._served = adapter_fingerprints(self.root, routing)
+        self._places = adapter_places(self.root, routing)
         return version_of(routing, self.root, self.profiles, names={})
 
     async def make(self, pool: Pool, root: Path | None, profiles: Path | None) -> Version:
@@ -52,10 +55,10 @@ class Releases:
             )
         names = {policy: self._name(policy, print_) for policy, print_ in wanted.items()}
         missing = {name: policy for policy, name in names.items() if name not in self._served}
+        places = adapter_places(place, routing)
         for name, policy in missing.items():
-            adapter = next(each.adapter for each in routing.family.policies if each.id == policy)
-            await self._load(pool, name, (place / str(adapter)).resolve())
-            self._served[name] = wanted[policy]
+            await self._load(pool, name, places[policy])
+            self._served[name], self._places[name] = wanted[policy], places[policy]
         changed = {policy: name for policy, name in names.items() if name != policy}
         return await asyncio.to_thread(version_of, routing, place, table, changed)
 
@@ -68,12 +71,32 @@ class Releases:
             name = old.engine_name(policy)
             if name in needed or name not in self._served or "@" not in name:
                 continue
-            del self._served[name]
+            del self._served[name], self._places[name]
             for replica in pool.replicas:
                 try:
                     await replica.upstream.unload_adapter(name)
                 except EngineError as error:
                     log.warning("engine %s keeps adapter %s: %s", replica.name, name, error)
+
+    def check_unchanged(self, live: Iterable[Version]) -> None:
+        """Raise FamilyError where an adapter of ``live`` versions is not on disk as it was when it was scored."""
+        needed = {version.engine_name(policy) for version in live for policy in version.routing.cards}
+        for name, fingerprint in list(self._served.items()):
+            if adapter_fingerprint(self._places[name]) == fingerprint:
+                continue
+            if name not in needed:
+                del self._served[name]  # an engine that is started again serves something else under it
+            else:
+                raise FamilyError(
+                    f"the adapter in '{self._places[name]}' has changed since the gateway began to serve it; start the "
+                    "gateway again, which reads the new scores too."
+                )
+
+    async def load_again(self, replica: Replica) -> None:
+        """Have an engine that was started again load what it had loaded while it ran. Raises EngineError."""
+        for name, place in list(self._places.items()):
+            if "@" in name:
+                await replica.upstream.load_adapter(name, str(place))
 
     def _name(self, policy: str, fingerprint: str) -> str:
         """What engines call this adapter: the policy's id if that is what they were started with."""
@@ -130,7 +153,21 @@ def same_model(one: str, other: str) -> bool:
 
 
 def adapter_fingerprints(root: Path, routing: Routing) -> dict[str, str]:
-    """What tells one adapter from another, by policy: a digest of its files. Raises FamilyError."""
+    """What tells one adapter from another, by policy. Raises FamilyError."""
+    return {policy: adapter_fingerprint(place) for policy, place in adapter_places(root, routing).items()}
+
+
+def adapter_fingerprint(directory: Path) -> str:
+    """A digest of an adapter's files."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.glob("adapter_*")):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}\n".encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def adapter_places(root: Path, routing: Routing) -> dict[str, Path]:
+    """The directory of each policy's adapter. Raises FamilyError for one outside of the family."""
     found = {}
     for policy in routing.family.policies:
         if not policy.adapter:
@@ -138,9 +175,5 @@ def adapter_fingerprints(root: Path, routing: Routing) -> dict[str, str]:
         directory = (root / policy.adapter).resolve()
         if root.resolve() not in directory.parents:
             raise FamilyError(f"policy '{policy.id}' has its adapter outside of the family: '{directory}'.")
-        digest = hashlib.sha256()
-        for path in sorted(directory.glob("adapter_*")):
-            with path.open("rb") as file:
-                digest.update(f"{path.name}\n".encode() + hashlib.file_digest(file, "sha256").digest())
-        found[policy.id] = digest.hexdigest()[:12]
+        found[policy.id] = directory
     return found

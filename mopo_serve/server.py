@@ -1,11 +1,10 @@
-"""Runs a gateway in this process: its socket, its event loop, signals, draining, and an eye on the engines.
+"""Runs a gateway in this process: its socket, its event loop, signals and draining.
 
-``serve`` returns after a clean stop and raises EngineDied when every engine that it was given has died, so that a
-supervisor (systemd, Kubernetes) starts them again. One that dies beside others is routed around.
+``serve`` returns after a clean stop and raises EngineDied when every engine that it was given is dead for good
+(`revival`), so that a supervisor (systemd, Kubernetes) starts all of it again.
 """
 
 import asyncio
-import contextlib
 import ipaddress
 import logging
 import signal
@@ -13,18 +12,17 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Coroutine
 from types import FrameType
-from urllib.parse import urlsplit
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from mopo_eval.engine import Engine
 from mopo_eval.engine.process import last_words
 from mopo_serve.connections import GuardedProtocol
 from mopo_serve.gateway import Gateway
+from mopo_serve.revival import Engines, keep_alive
 from mopo_serve.settings import Transport, connection_limit
 from mopo_train.console import say
 from mopo_train.errors import MopoError
@@ -33,7 +31,6 @@ DRAIN_SECONDS = 30.0
 """How long requests in flight may go on after SIGTERM."""
 CUT_SECONDS = 2
 """How long their tasks then have to end when they are cancelled."""
-WATCH_SECONDS = 1.0
 
 
 class AddressError(MopoError):
@@ -41,7 +38,7 @@ class AddressError(MopoError):
 
 
 class EngineDied(MopoError):
-    """Every engine ended while the gateway was serving."""
+    """Every engine ended while the gateway was serving, and could not be kept running."""
 
 
 def bind(host: str, port: int, *, exposed: bool = False) -> socket.socket:
@@ -81,15 +78,14 @@ def url_of(bound: socket.socket, *, tls: bool = False) -> str:
 def serve(
     gateway: Gateway,
     bound: socket.socket,
-    engines: Sequence[Engine],
+    engines: Engines,
     *,
-    logs: Sequence[Path | None] = (),
     ready: Callable[[], None],
     transport: Transport | None = None,
 ) -> None:
     """Serve on ``bound`` until SIGTERM or SIGINT, then drain. ``ready`` is called once connections are accepted.
 
-    ``logs`` are the engines', whose last lines tell why they died. Raises EngineDied, AddressError.
+    Raises EngineDied, AddressError.
     """
     transport = transport or Transport()
     config = _config(gateway, transport)
@@ -101,10 +97,13 @@ def serve(
         host, port = bound.getsockname()[:2]
         raise AddressError(_taken(host, port, error)) from error
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        died = runner.run(_serve(server, bound, engines, ready))
+        died = runner.run(_serve(server, bound, keep_alive(engines), ready))
     if died:
-        told = "".join(f" The last log lines of '{log}':\n{last_words(log)}" for log in logs if log)
-        raise EngineDied(f"the engine died while the gateway was serving; start both again.{told}")
+        told = "".join(f" The last log lines of '{log}':\n{last_words(log)}" for log in engines.logs if log)
+        raise EngineDied(
+            "the engine died while the gateway was serving and cannot be kept running; find out why, and start both "
+            f"again.{told}"
+        )
 
 
 def _config(gateway: Gateway, transport: Transport) -> uvicorn.Config:
@@ -172,15 +171,15 @@ class DrainingServer(uvicorn.Server):
 
 
 async def _serve(
-    server: DrainingServer, bound: socket.socket, engines: Sequence[Engine], ready: Callable[[], None]
+    server: DrainingServer, bound: socket.socket, engines: Coroutine[Any, Any, None], ready: Callable[[], None]
 ) -> bool:
-    """Run ``server`` to its end; True if that was because the engines died."""
+    """Run ``server`` to its end; True if that was because ``engines`` returned: they are dead for good."""
     serving = asyncio.create_task(server.serve([bound]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
     if server.started:
         ready()
-    watching = asyncio.create_task(_wait_for_death(engines))
+    watching = asyncio.create_task(engines)
     await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
     died = watching.done() and not serving.done()
     if died:
@@ -188,30 +187,6 @@ async def _serve(
     watching.cancel()
     await serving
     return died
-
-
-async def _wait_for_death(engines: Sequence[Engine]) -> None:
-    """Return when nobody listens at any engine's address. One that we only attached to may come back."""
-    if any(engine.pid is None for engine in engines):
-        await asyncio.Event().wait()
-    await asyncio.gather(*(_death_of(engine, number) for number, engine in enumerate(engines)))
-
-
-async def _death_of(engine: Engine, number: int) -> None:
-    place = urlsplit(engine.url)
-    while True:
-        await asyncio.sleep(WATCH_SECONDS)
-        try:
-            async with asyncio.timeout(WATCH_SECONDS):
-                _, writer = await asyncio.open_connection(place.hostname, place.port)
-        except ConnectionRefusedError:
-            say(f"engine-{number} died")
-            return
-        except (TimeoutError, OSError):  # busy, not dead
-            continue
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
 
 
 def _taken(host: str, port: int, error: Exception) -> str:

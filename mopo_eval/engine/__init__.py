@@ -5,9 +5,9 @@ An engine's model names are the policy ids of the family; ``reference`` is the b
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from urllib.parse import urlsplit
@@ -37,7 +37,10 @@ class Engine:
     kind: str
     """``vllm``, ``embedded`` or ``attached``."""
     pid: int | None
-    """Leader of the process group that holds every process of the engine; None if somebody else started it."""
+    """Leader of the process group that holds every process of the engine; None if somebody else started it. A
+    restart changes it."""
+    restart: Callable[[], None] | None = field(default=None, compare=False)
+    """Starts it again at its address after its death (`process.RunningEngine`); None if somebody else started it."""
 
 
 @contextmanager
@@ -77,7 +80,7 @@ def open_engine(  # noqa: PLR0913 - one parameter per choice of an operator
     started = monotonic()
     with running(launch, timeout=start_timeout) as engine:
         say(f"{launch.title} is ready at {engine.url} after {monotonic() - started:.0f} s")
-        yield Engine(engine.url, kind, engine.pid)
+        yield Engine(engine.url, kind, engine.pid, engine.restart)
     if log is None:
         path.unlink(missing_ok=True)
 

@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +51,10 @@ class RunningEngine(NamedTuple):
 
     url: str
     pid: int
-    """Its guardian, which leads a process group with every process of the engine in it."""
+    """Its guardian at first, which leads a process group with every process of the engine in it."""
+    restart: Callable[[], None]
+    """Ends what is left of it and starts it again at the same address, from any thread; returns when it is healthy.
+    Raises EngineError."""
 
 
 class PortTaken(Exception):
@@ -65,9 +69,9 @@ def running(launch: Launch, *, timeout: float, ports: Iterator[int] | None = Non
     for it. Raises EngineError with the engine's last words if it does not start.
     """
     for attempt in range(1, _PORT_ATTEMPTS + 1):
-        with reserved_port(ports) as port, guarded(launch, port) as process:
+        with reserved_port(ports) as port, closing(_Life(launch, port, timeout)) as life:
             try:
-                _wait_until_healthy(launch, process, port, timeout)
+                pid = life.begin()
             except PortTaken:
                 say(f"{launch.title}: port {port} was taken by another program; trying another one")
                 if attempt == _PORT_ATTEMPTS:
@@ -76,8 +80,41 @@ def running(launch: Launch, *, timeout: float, ports: Iterator[int] | None = Non
                         f"that take every port, or attach with --engine URL. Its log: '{launch.log}'."
                     ) from None
                 continue
-            yield RunningEngine(f"http://127.0.0.1:{port}", process.pid)
+            yield RunningEngine(f"http://127.0.0.1:{port}", pid, life.restart)
             return
+
+
+class _Life:
+    """An engine's process, and those that take its place when it has died."""
+
+    def __init__(self, launch: Launch, port: int, timeout: float) -> None:
+        self._launch, self._port, self._timeout = launch, port, timeout
+        self._process = ExitStack()
+        self._changing = threading.Lock()
+        self._over = False
+
+    def begin(self, *, again: bool = False) -> int:
+        """Start it and return its guardian's pid once it is healthy. Raises EngineError, PortTaken."""
+        with self._changing:
+            if self._over:
+                raise EngineError(f"{self._launch.title} is not started again: the program is ending.")
+            self._process.close()
+            process = self._process.enter_context(guarded(self._launch, self._port, again=again))
+        _wait_until_healthy(self._launch, process, self._port, self._timeout)
+        return process.pid
+
+    def restart(self) -> None:
+        """As ``RunningEngine.restart``."""
+        try:
+            self.begin(again=True)
+        except PortTaken:
+            raise EngineError(f"{self._launch.title}: its port {self._port} was taken by another program.") from None
+
+    def close(self) -> None:
+        """End it for good."""
+        with self._changing:
+            self._over = True
+            self._process.close()
 
 
 @contextmanager
@@ -99,12 +136,15 @@ def reserved_port(ports: Iterator[int] | None = None) -> Iterator[int]:
 
 
 @contextmanager
-def guarded(launch: Launch, port: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """The guardian of ``launch``'s command; it and everything below it is gone when the block ends."""
+def guarded(launch: Launch, port: int, *, again: bool = False) -> Iterator["subprocess.Popen[bytes]"]:
+    """The guardian of ``launch``'s command; it and everything below it is gone when the block ends.
+
+    Its log is begun anew, or with ``again`` continued.
+    """
     # Run by path and with -P, so that the modules beside guardian.py shadow nothing.
     command = [sys.executable, "-P", guardian.__file__, "--grace", str(GRACE), *launch.command(port)]
     launch.log.parent.mkdir(parents=True, exist_ok=True)
-    with launch.log.open("wb") as log:
+    with launch.log.open("ab" if again else "wb") as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -16,6 +16,7 @@ from mopo_serve.gateway import Extras, Gateway, create_gateway
 from mopo_serve.keys import KeyRing, make_key
 from mopo_serve.releases import Releases
 from mopo_serve.routing import read_routing
+from mopo_train.errors import FamilyError
 from tests.families import SCORES, scorecard, write_measured_family
 from tests.mopo_serve.stub import CHAT, MESSAGES, Kept, StubEngine, calling, listening, until
 
@@ -168,6 +169,22 @@ async def test_a_changed_adapter_is_loaded_under_a_new_name_and_the_old_one_unlo
         await admin(client, "reload")
         await until(lambda: name not in engine.adapters)
         assert len(engine.adapters) == 1
+
+
+async def test_an_engine_that_is_started_again_gets_the_adapters_that_were_live_and_no_others(root: Path) -> None:
+    engine, releases = StubEngine(), Releases(root, None)
+    async with listening(engine) as url:
+        gateway = create_gateway(releases.first(read_routing(root)), url)
+        refined(root)
+        gateway.deployment.replace(await releases.make(gateway.pool, None, None))
+        releases.check_unchanged(gateway.deployment.live)  # what policy-01 was at first serves nobody any more
+        before, engine.adapters = engine.adapters, {}
+        await releases.load_again(gateway.pool.replicas[0])
+        assert engine.adapters == before != {}
+        (root / "policies" / "policy-02" / "adapter_model.safetensors").write_bytes(b"not measured")
+        with pytest.raises(FamilyError, match="policy-02' has changed since the gateway began to serve it"):
+            releases.check_unchanged(gateway.deployment.live)
+        await gateway.close()
 
 
 async def test_engines_that_load_nothing_keep_what_is_live(root: Path) -> None:

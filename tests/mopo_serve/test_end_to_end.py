@@ -224,12 +224,14 @@ def test_sigterm_stops_gateway_and_engine(tiny_family: Path) -> None:
 
 
 @linux_only
-def test_an_engine_killed_in_a_stream_ends_the_stream_with_an_error_and_the_gateway_with_status_1(
+def test_an_engine_killed_in_a_stream_ends_the_stream_with_an_error_and_is_started_again(
     tiny_family: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "engine.log"
     with serving(tiny_family, "--engine", "embedded", "--engine-log", str(log)) as running:
         pids = engine_pids(running.process.pid)
+        with running.client() as client:
+            before = ask(client, "mopo/careful", PROMPTS[0])
         words = 0
         with running.client() as client, pytest.raises(openai.APIError, match="try again"):
             stream = client.chat.completions.create(
@@ -239,10 +241,20 @@ def test_an_engine_killed_in_a_stream_ends_the_stream_with_an_error_and_the_gate
                 words += 1
                 if words == 3:
                     os.kill(pids[-1], signal.SIGKILL)
-        status, errors = running.wait()
         assert words >= 3
-        assert status == 1
-        assert "the engine died while the gateway was serving" in errors
+        with running.client() as client:
+            with pytest.raises(openai.InternalServerError) as refused:
+                ask(client, "mopo/careful", PROMPTS[0])
+            assert refused.value.status_code == 503
+            assert float(refused.value.response.headers["retry-after"]) >= 1
+            assert httpx.get(f"{running.url}/readyz").status_code == 503
+            patient = client.with_options(max_retries=60)  # waits as long as Retry-After says
+            assert ask(patient, "mopo/careful", PROMPTS[0]) == before
+        pids += engine_pids(running.process.pid)
+        status, errors = running.end()
+        assert status == 0
+        assert "engine-0 died: starting it again in 1 s" in errors
+        assert "engine-0 runs again" in errors
         assert "Traceback" not in errors
         assert [pid for pid in pids if not gone(pid)] == []
 

@@ -13,6 +13,7 @@ import uvicorn
 from mopo_eval.engine import Engine
 from mopo_serve import server as module
 from mopo_serve.gateway import create_gateway
+from mopo_serve.revival import Engines, keep_alive
 from mopo_serve.server import AddressError, DrainingServer, EngineDied, bind, serve, url_of
 from tests.mopo_serve.stub import CHAT, MESSAGES, StubEngine, closed_port, gateway_before, listening, routing, until
 
@@ -56,7 +57,7 @@ def test_a_port_that_somebody_took_while_the_engine_started_is_told() -> None:
         other.listen()
         gateway = create_gateway(routing(), "http://127.0.0.1:1")
         with pytest.raises(AddressError, match="cannot listen"):
-            serve(gateway, bound, [Engine("http://127.0.0.1:1", "attached", None)], ready=lambda: None)
+            serve(gateway, bound, Engines([Engine("http://127.0.0.1:1", "attached", None)]), ready=lambda: None)
 
 
 def test_the_death_of_the_engine_ends_the_gateway_with_its_last_words(tmp_path: Path) -> None:
@@ -68,8 +69,7 @@ def test_the_death_of_the_engine_ends_the_gateway_with_its_last_words(tmp_path: 
         serve(
             create_gateway(routing(), url),
             bound,
-            [Engine(url, "embedded", 1)],
-            logs=[log],
+            Engines([Engine(url, "embedded", 1)], [log]),
             ready=lambda: ready.append(True),
         )
     assert ready == [True]
@@ -84,7 +84,9 @@ async def draining(engine: StubEngine) -> AsyncIterator[tuple[DrainingServer, as
             server = DrainingServer(config, gateway)
             ready = asyncio.Event()
             own = url_of(bound)
-            running = asyncio.create_task(module._serve(server, bound, [Engine(url, "stub", os.getpid())], ready.set))
+            running = asyncio.create_task(
+                module._serve(server, bound, keep_alive(Engines([Engine(url, "stub", os.getpid())])), ready.set)
+            )
             await asyncio.wait_for(ready.wait(), 5)
             try:
                 yield server, running, own

@@ -228,3 +228,19 @@ def test_no_process_of_the_embedded_engine_outlives_its_parent(ending: str, tiny
 @pytest.mark.parametrize("ending", ["ctrl-c", "sigkill"])
 def test_no_process_of_vllm_outlives_its_parent(ending: str, tiny_family: Path, tmp_path: Path) -> None:
     end_parent("vllm", ending, tiny_family, tmp_path / "log")
+
+
+def test_a_dead_one_is_started_again_at_its_address_and_its_log_goes_on(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with running(server(log, "reference"), timeout=30) as engine:
+        first = descendants(engine.pid)
+        os.killpg(engine.pid, signal.SIGKILL)
+        kill_all(first)
+        engine.restart()
+        assert httpx.get(f"{engine.url}/v1/models", trust_env=False).status_code == 200
+        assert log.read_text(encoding="utf-8").count("serving") == 2
+        restart = engine.restart
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{engine.url}/health", trust_env=False)
+    with pytest.raises(EngineError, match="not started again: the program is ending"):
+        restart()
