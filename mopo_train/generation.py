@@ -19,11 +19,15 @@ from torch import Tensor
 from mopo_train.errors import ModelError
 from mopo_train.text_stream import TextStream
 
+SCORED_CELLS = 50_000_000
+"""Logits held at once while prompts are scored: 200 MB."""
+
 
 class Sampling(NamedTuple):
     """How the tokens of one answer are drawn."""
 
     max_tokens: int
+    """0: nothing is generated, for prompts that are only scored."""
     temperature: float = 1.0
     """0: the most probable token each time."""
     top_p: float = 1.0
@@ -34,6 +38,8 @@ class Sampling(NamedTuple):
     """Texts before which the answer ends."""
     top_logprobs: int | None = None
     """How many alternatives to report per token; None: no log-probabilities at all."""
+    echo: bool = False
+    """Report the prompt's log-probabilities too, where ``top_logprobs`` asks for any."""
 
 
 class TokenLogprob(NamedTuple):
@@ -66,6 +72,8 @@ class Row:
         """Set from any thread: nobody wants the rest."""
         self.random = random.Random(sampling.seed)
         self.stream: TextStream | None = None
+        self.prompt_logprobs: list[TokenLogprob] = []
+        """Of the prompt's tokens from the second on, where the sampling asks for them; there before any piece."""
 
 
 class Generator:
@@ -118,9 +126,16 @@ class Generator:
         """
         from transformers import DynamicCache
 
+        self._score_prompts([row for row in rows if row.sampling.echo and row.sampling.top_logprobs is not None])
+        live = []
         for row in rows:
             row.stream = TextStream(self.decode, row.sampling.stop)
-        live = [row for row in rows if not row.cancelled]
+            if row.sampling.max_tokens == 0:
+                emit(row, Piece("", "length", None))
+            elif not row.cancelled:
+                live.append(row)
+        if not live:
+            return
         ids, mask = self._left_padded([row.prompt for row in live])
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         cache = DynamicCache(config=self.model.config)
@@ -141,8 +156,28 @@ class Generator:
             ids, positions = tokens[:, None], positions[:, -1:] + 1  # (B, 1)
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
 
+    def _score_prompts(self, rows: Sequence[Row]) -> None:
+        """Give every row its ``prompt_logprobs``; as many at once as ``SCORED_CELLS`` allows, similar lengths first."""
+        waiting = sorted((row for row in rows if not row.cancelled), key=lambda row: len(row.prompt))
+        while waiting:
+            together = max(1, SCORED_CELLS // (len(waiting[-1].prompt) * self.model.config.vocab_size))
+            chosen, waiting = waiting[-together:], waiting[:-together]
+            ids, mask = self._left_padded([row.prompt for row in chosen])
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            logits = self._all_logits(chosen, input_ids=ids, attention_mask=mask, position_ids=positions)
+            for row, own in zip(chosen, logits, strict=True):  # (T, V): what stands at t predicts t + 1
+                length = len(row.prompt)
+                following = torch.tensor(row.prompt[1:], device=self.device)
+                found = _logprobs(own[-length:-1], following, [row] * (length - 1))
+                row.prompt_logprobs = [each for each in found if each is not None]
+
     def _logits(self, rows: Sequence[Row], **inputs: Any) -> Tensor:
         """Logits of each row's next token under the row's policy, (B, V)."""
+        logits: Tensor = self._all_logits(rows, **inputs)[:, -1]
+        return logits
+
+    def _all_logits(self, rows: Sequence[Row], **inputs: Any) -> Tensor:
+        """Logits under each row's policy at every place that the model is asked for, (B, T, V)."""
         policies = {row.policy for row in rows}
         with contextlib.ExitStack() as stack:
             if len(policies) > 1:
@@ -151,7 +186,7 @@ class Generator:
                 self.model.set_adapter(self._names[policy])
             elif self._names:
                 stack.enter_context(self.model.disable_adapter())
-            logits: Tensor = self.model(**inputs).logits[:, -1]
+            logits: Tensor = self.model(**inputs).logits
         return logits
 
     def _extend(self, row: Row, token: int, logprob: TokenLogprob | None) -> Piece:

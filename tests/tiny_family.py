@@ -60,6 +60,21 @@ def greedy_answer(root: Path, policy: str, prompt: str | list[dict[str, str]], t
     return str(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
+def reference_tokens(root: Path, text: str) -> list[int]:
+    """Tokens of ``text`` without special ones."""
+    return list(AutoTokenizer.from_pretrained(root / "base")(text, add_special_tokens=False)["input_ids"])
+
+
+def token_log_probabilities(root: Path, policy: str, tokens: list[int]) -> list[float]:
+    """The truth about log-probabilities: those of ``tokens[1:]``, by transformers' own forward pass of one sequence."""
+    model: Any = AutoModelForCausalLM.from_pretrained(root / "base")
+    if policy != REFERENCE:
+        model = PeftModel.from_pretrained(model, str(root / "policies" / policy)).merge_and_unload()
+    with torch.no_grad():
+        table = model(torch.tensor([tokens])).logits[0].double().log_softmax(-1)
+    return [float(table[at, token]) for at, token in enumerate(tokens[1:])]
+
+
 def write_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     """One token per byte, five special tokens and a chat template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

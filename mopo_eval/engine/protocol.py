@@ -7,7 +7,7 @@ supported is refused with 400, never ignored.
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -54,6 +54,14 @@ class RequestError(Exception):
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+
+class UnscoredToken(NamedTuple):
+    """The first token of a prompt, which nothing predicts."""
+
+    token: int
+    logprob: None = None
+    alternatives: tuple[()] = ()
 
 
 class StreamOptions(_Model):
@@ -118,6 +126,10 @@ class CompletionRequest(GenerationRequest):
 
     prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: int | None = Field(default=None, ge=0, le=5)
+    echo: bool = False
+    """Answer with the prompt before the text, and with its log-probabilities."""
+    max_tokens: int | None = Field(default=None, ge=0)
+    """0 only with ``echo``: the prompt is scored and nothing generated."""
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -150,6 +162,11 @@ def parse_request(body: Any, form: type[Body], models: Sequence[str]) -> Body:
                 param=name,
                 code="unsupported_parameter",
             )
+    if isinstance(request, CompletionRequest):
+        if request.max_tokens == 0 and not request.echo:
+            raise RequestError(400, "max_tokens: 0 is for 'echo' alone; ask for a token or more", param="max_tokens")
+        if request.echo and request.stream:
+            raise RequestError(400, "the embedded engine does not stream with 'echo'", "echo", "unsupported_parameter")
     if "" in request.stops:
         raise RequestError(400, "stop: an empty stop string would end every answer at once", param="stop")
     if request.model not in models:
@@ -224,7 +241,10 @@ class AnswerFormat:
         return {
             "tokens": texts,
             "token_logprobs": [entry.logprob for entry in tokens],
-            "top_logprobs": [{self._show(token): value for token, value in entry.alternatives} for entry in tokens],
+            "top_logprobs": [
+                None if entry.logprob is None else {self._show(token): value for token, value in entry.alternatives}
+                for entry in tokens
+            ],
             "text_offset": [sum(map(len, texts[:at])) for at in range(len(texts))],
         }
 

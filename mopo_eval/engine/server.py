@@ -26,6 +26,7 @@ from mopo_eval.engine.protocol import (
     CompletionRequest,
     GenerationRequest,
     RequestError,
+    UnscoredToken,
     parse_request,
     usage,
 )
@@ -56,7 +57,8 @@ def create_app(generator: "Generator", policies: list[str]) -> Starlette:
         if asked.stream:
             events = _events(job, form, asked, prompt_tokens)
             return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        return await _whole(request, job, form, prompt_tokens)
+        echoed = _echoed(generator, asked, prompts) if isinstance(asked, CompletionRequest) and asked.echo else None
+        return await _whole(request, job, form, prompt_tokens, echoed)
 
     async def list_models(_: Request) -> Response:
         return JSONResponse({"object": "list", "data": models})
@@ -116,6 +118,13 @@ def _prompts(generator: "Generator", asked: GenerationRequest) -> list[list[int]
     return prompts
 
 
+def _echoed(generator: "Generator", asked: CompletionRequest, prompts: list[list[int]]) -> list[str]:
+    """The prompt of every row as text: as it was given, or its tokens with special ones."""
+    given = zip(asked.prompts, prompts, strict=True)
+    texts = [prompt if isinstance(prompt, str) else str(generator.tokenizer.decode(tokens)) for prompt, tokens in given]
+    return [text for text in texts for _ in range(asked.n)]
+
+
 def _rows(asked: GenerationRequest, prompt: list[int], max_length: int) -> "list[Row]":
     """One row per choice that ``asked`` wants for ``prompt``. Raises RequestError for a prompt that is too long."""
     from mopo_train.generation import Row, Sampling
@@ -126,9 +135,9 @@ def _rows(asked: GenerationRequest, prompt: list[int], max_length: int) -> "list
         top_logprobs = asked.top_logprobs if asked.logprobs else None
     else:
         assert isinstance(asked, CompletionRequest)
-        limit = asked.max_tokens or 16  # OpenAI's default
+        limit = 16 if asked.max_tokens is None else asked.max_tokens  # OpenAI's default
         top_logprobs = asked.logprobs
-    if room < 1 or limit > max_length:
+    if room < min(limit, 1) or limit > max_length:
         raise RequestError(
             400,
             f"the model takes {max_length} tokens; the prompt has {len(prompt)} and the answer may have "
@@ -137,14 +146,17 @@ def _rows(asked: GenerationRequest, prompt: list[int], max_length: int) -> "list
             code="context_length_exceeded",
         )
     limit = min(limit, room)  # as vLLM does
-    sampling = Sampling(limit, asked.temperature, asked.top_p, asked.seed, asked.stops, top_logprobs)
+    echo = isinstance(asked, CompletionRequest) and asked.echo
+    sampling = Sampling(limit, asked.temperature, asked.top_p, asked.seed, asked.stops, top_logprobs, echo)
     seeds = [None if asked.seed is None else asked.seed + index for index in range(asked.n)]
     policy = None if asked.model == REFERENCE else asked.model
     return [Row(policy, prompt, sampling._replace(seed=seed)) for seed in seeds]
 
 
-async def _whole(request: Request, job: Job, form: AnswerFormat, prompt_tokens: int) -> Response:
-    """The complete answer; generation stops when the client leaves."""
+async def _whole(
+    request: Request, job: Job, form: AnswerFormat, prompt_tokens: int, echoed: list[str] | None
+) -> Response:
+    """The complete answer, after the texts ``echoed``; generation stops when the client leaves."""
     watch = asyncio.create_task(_cancel_when_gone(request, job))
     texts, finishes = [""] * len(job.rows), [""] * len(job.rows)
     logprobs: list[list[Any]] = [[] for _ in job.rows]
@@ -160,6 +172,10 @@ async def _whole(request: Request, job: Job, form: AnswerFormat, prompt_tokens: 
         watch.cancel()
         job.cancel()
     wanted = job.rows[0].sampling.top_logprobs is not None
+    if echoed is not None:
+        for index, row in enumerate(job.rows):
+            texts[index] = echoed[index] + texts[index]
+            logprobs[index] = [UnscoredToken(row.prompt[0]), *row.prompt_logprobs, *logprobs[index]]
     choices = [
         form.choice(index, texts[index], finishes[index], logprobs[index] if wanted else None)
         for index in range(len(job.rows))

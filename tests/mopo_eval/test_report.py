@@ -138,6 +138,15 @@ def test_a_run_on_other_prompts_is_passed_over_for_an_older_one_on_the_same(root
     assert "asked other prompts" in alone["no_changes"]
 
 
+def test_a_run_of_another_judge_is_not_what_changed(root: Path) -> None:
+    path = root / "evaluation" / "first" / "run.json"
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps(summary | {"judges": summary["judges"] | {"safety": "another.judge"}}))
+    found = json.loads(command(root, "--json").stdout)
+    assert found["changes"] is None
+    assert "first, cannot be compared: the runs were judged differently: safety was judged by" in found["no_changes"]
+
+
 def test_a_family_without_profiles_or_categories_is_reported(root: Path) -> None:
     (root / "profiles.yaml").unlink()
     write_run(root, drawn_scores(30), [prompt._replace(category=None) for prompt in asked(30)], run="small")

@@ -10,7 +10,7 @@ import pytest
 
 from mopo_eval.engine import Engine, open_engine
 from mopo_train.family import read_family
-from tests.tiny_family import POLICIES, greedy_answer
+from tests.tiny_family import POLICIES, greedy_answer, reference_tokens, token_log_probabilities
 
 QUESTIONS = ["Hello there", "What is known about iron?", "Why?"]
 TOKENS = 24
@@ -108,6 +108,28 @@ def test_log_probabilities_agree_with_the_choice(client: openai.OpenAI) -> None:
     assert "".join(entry.token for entry in entries) == choice.message.content
     assert all(entry.logprob == entry.top_logprobs[0].logprob for entry in entries)  # greedy takes the best
     assert all(entry.top_logprobs[0].logprob >= entry.top_logprobs[1].logprob for entry in entries)
+
+
+def test_echo_gives_the_log_probabilities_of_prompts(client: openai.OpenAI, tiny_family: Path) -> None:
+    texts = ["Q: Is iron a metal?\nA: yes", "Q: Why?\nA: nobody knows"]
+    tokens = [reference_tokens(tiny_family, text) for text in texts]
+    for policy in POLICIES[:2]:
+        answer = client.completions.create(  # all at once: vLLM on a CPU must not fall over them
+            model=policy, prompt=tokens * 4, max_tokens=0, echo=True, logprobs=1, temperature=0
+        )
+        for choice, text, ids in zip(answer.choices, texts * 4, tokens * 4, strict=True):
+            assert choice.text == text
+            assert choice.logprobs is not None and choice.logprobs.token_logprobs is not None
+            assert choice.logprobs.token_logprobs[0] is None
+            assert choice.logprobs.token_logprobs[1:] == pytest.approx(
+                token_log_probabilities(tiny_family, policy, ids), abs=2e-3
+            )
+    more = client.completions.create(model="reference", prompt="Hello", max_tokens=2, echo=True, temperature=0)
+    assert more.choices[0].text == "Hello" + greedy_answer(tiny_family, "reference", "Hello", 2)
+    both = client.completions.create(
+        model="reference", prompt="Hello", max_tokens=2, echo=True, logprobs=1, temperature=0
+    )
+    assert both.choices[0].logprobs is not None and len(both.choices[0].logprobs.tokens or []) == 7
 
 
 @pytest.mark.parametrize(

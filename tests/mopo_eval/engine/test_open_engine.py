@@ -130,12 +130,20 @@ def test_vllm_on_a_cpu_gets_every_adapter_and_batches_them(tiny_family: Path) ->
     assert asked["--max-loras"] == ["3"]  # the last slot stays empty, for requests without an adapter
     assert asked["--max-lora-rank"] == ["8"]  # the adapters have rank 4
     assert asked["--lora-modules"] == [f"{name}={path}" for name, path in adapters(tiny_family).items()]
+    layers = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert asked["--lora-target-modules"] == layers  # without the output layer, whose adapters a CPU cannot batch
     assert asked["--dtype"] == ["float32"] and "--enforce-eager" in asked
     assert asked["--max-model-len"] == ["512"]  # the model's own
     assert launch.environment["VLLM_NO_USAGE_STATS"] == launch.environment["HF_HUB_OFFLINE"] == "1"
     assert launch.environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
     assert int(launch.environment["VLLM_CPU_KVCACHE_SPACE"]) >= 1
     assert launch.models == {"reference", "policy-00", "policy-02"}
+
+
+@pytest.mark.parametrize("stated", ['["lm_head", "q_proj"]', '"all-linear"'])
+def test_modules_that_are_not_told_or_hold_the_output_layer_are_left_to_vllm(stated: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(f'{{"target_modules": {stated}}}')
+    assert vllm.adapted_modules({"policy-00": tmp_path}) == []
 
 
 def test_vllm_on_a_gpu_chooses_its_own_precision_and_context(tiny_family: Path) -> None:

@@ -73,6 +73,19 @@ def test_a_field_that_would_change_the_answer_and_is_not_supported_is_refused(ch
     assert (error.status, error.param, error.code) == (400, *change, "unsupported_parameter")
 
 
+@pytest.mark.parametrize(
+    ("change", "param"), [({"max_tokens": 0}, "max_tokens"), ({"echo": True, "stream": True}, "echo")]
+)
+def test_echo_takes_no_stream_and_only_echo_takes_no_tokens(change: dict[str, Any], param: str) -> None:
+    body = {"model": "policy-00", "prompt": "Hello", **change}
+    with pytest.raises(RequestError) as caught:
+        parse_request(body, CompletionRequest, MODELS)
+    assert (caught.value.status, caught.value.param) == (400, param)
+    assert parse_request(
+        {"model": "policy-00", "prompt": "Hello", "echo": True, "max_tokens": 0}, CompletionRequest, MODELS
+    )
+
+
 @pytest.mark.parametrize("change", [{"presence_penalty": 0}, {"tools": []}, {"user": "me"}, {"invented": None}])
 def test_a_field_that_asks_for_nothing_else_is_accepted(change: dict[str, Any]) -> None:
     assert parse_request({**HELLO, **change}, ChatRequest, MODELS).model == "policy-00"
