@@ -12,7 +12,7 @@ import click
 from mopo_eval import cli_calibrate, cli_results
 from mopo_eval.profiles import asked_profiles
 from mopo_train import __version__
-from mopo_train.console import CommandGroup, print_json, print_table, say
+from mopo_train.console import CommandGroup, floor_option, print_json, print_table, say
 from mopo_train.errors import FamilyError
 from mopo_train.family import PolicyFamily, check_adapters, read_family
 
@@ -108,13 +108,7 @@ def judge(file: Path, name: str, as_json: bool) -> None:
 @click.argument("root", metavar="[FAMILY]", type=PATH, required=False)
 @click.option("--profile", "name", help="A profile of FAMILY/profiles.yaml.")
 @click.option("--profiles", "path", type=PATH, help="Another file of profiles.")
-@click.option(
-    "--floor",
-    "floors",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Instead of a profile: judge score, or NAME.win_rate.",
-)
+@floor_option("Instead of a profile: judge score, or NAME.win_rate.")
 @click.option("--run", help="Name of the evaluation.  [default: the latest]")
 @click.option("--registered", metavar="WHERE", help="The floors were fixed before the evaluation, in this document.")
 @click.option("--out", type=PATH, help="[default: FAMILY/certificates/PROFILE.json]")
@@ -218,9 +212,7 @@ def pairs(root: Path, sources: tuple[str, ...], objectives: tuple[str, ...], con
 
 @main.command()
 @click.argument("root", metavar="FAMILY", type=PATH)
-@click.option(
-    "--floor", "floors", multiple=True, required=True, metavar="NAME=VALUE", help="Judge score, or NAME.win_rate."
-)
+@floor_option("Judge score, or NAME.win_rate.", required=True)
 @click.option("--prompts", type=PATH, help="Of the last run.  [default: the file that it names]")
 @click.option("--judges", type=PATH, help="Of the last run.  [default: judges.yaml beside the training data]")
 @click.option("--rounds", type=click.IntRange(1, 5), default=3, show_default=True, help="Halvings of a gap.")

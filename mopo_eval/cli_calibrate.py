@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mopo_train.console import print_json, print_table, say
+from mopo_train.console import floor_option, print_json, print_table, say
 from mopo_train.errors import DataError
 from mopo_train.family import read_family, write_whole
 
@@ -54,7 +54,7 @@ def calibrate(sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
 @click.argument("root", metavar="FAMILY", type=PATH)
 @click.option("--pairs", type=click.IntRange(min=1), default=100, show_default=True, help="About so many.")
 @click.option("--profile", "name", help="Label where its floors are in doubt.")
-@click.option("--floor", "floors", multiple=True, metavar="NAME=VALUE", help="Likewise: judge score, or NAME.win_rate.")
+@floor_option("Likewise: judge score, or NAME.win_rate.")
 @click.option("--run", help="Name of the evaluation.  [default: the latest]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw.")
 @click.option("--out", type=PATH, required=True, help="JSON Lines, with null in place of the labels.")

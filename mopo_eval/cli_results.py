@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mopo_eval.profiles import ProfileFile, asked_profiles, read_profiles
-from mopo_train.console import print_json, print_table, say
+from mopo_train.console import floor_option, print_json, print_table, say
 from mopo_train.errors import FamilyError
 from mopo_train.family import PolicyFamily, read_family, write_whole
 
@@ -53,9 +53,7 @@ def report(root: Path, run: str | None, html: Path | None, as_json: bool) -> Non
 @click.argument("root", metavar="FAMILY", type=PATH)
 @click.option("--profile", "names", multiple=True, help="A profile of FAMILY/profiles.yaml; repeatable.")
 @click.option("--all", "every", is_flag=True, help="Every profile.")
-@click.option(
-    "--floor", "floors", multiple=True, metavar="NAME=VALUE", help="Instead: judge score, or NAME.win_rate; repeatable."
-)
+@floor_option("Instead: judge score, or NAME.win_rate; repeatable.")
 @click.option("--profiles", "path", type=PATH, help="Another file of profiles.")
 @click.option("--junit", type=PATH, metavar="FILE", help="Also write JUnit XML: a suite per profile, a case per floor.")
 @AS_JSON

@@ -200,7 +200,7 @@ def select(
         return Selection(best.id, True, floors, table, nearest, reason + _set_aside(table))
     policy, outcome = _fallback(profile, allowed)
     if closest:
-        cause = _shortfall(closest) + _set_aside(table)
+        cause = _shortfall(closest, floors) + _set_aside(table)
     elif measured:
         cause = "every measured policy is suspended"
     else:
@@ -240,14 +240,14 @@ def _set_aside(table: list[PolicyMargins]) -> str:
 def _fallback(profile: ThresholdProfile, allowed: list[PolicyMargins]) -> tuple[str | None, str]:
     """What ``profile.on_infeasible`` makes of the policies that hold the organisation's and the key's floors."""
     if profile.on_infeasible == "reject":
-        return None, "the profile rejects what it cannot hold"
+        return None, "so nothing is served (on_infeasible: reject)"
     if profile.on_infeasible == "closest":
         best = min((row for row in allowed if row.worst > float("-inf")), key=_distance, default=None)
         if best is None:
             return None, "no measured policy holds the organisation's and the key's floors"
         return best.id, f"serving the closest policy that is allowed, {best.id}"
     if profile.on_infeasible in {row.id for row in allowed}:
-        return profile.on_infeasible, f"serving the profile's fallback {profile.on_infeasible}"
+        return profile.on_infeasible, f"serving the fallback {profile.on_infeasible}"
     return None, f"the fallback {profile.on_infeasible} does not hold the organisation's and the key's floors"
 
 
@@ -256,11 +256,17 @@ def _distance(row: PolicyMargins) -> tuple[float, float, str]:
     return -row.worst, -(row.primary or 0.0), row.id
 
 
-def _shortfall(row: PolicyMargins) -> str:
+def _shortfall(row: PolicyMargins, floors: Floors) -> str:
     """Which floors the closest policy misses, and by how much."""
     missed = [
-        f"{name} {row.certified[name]:.3f} < {row.certified[name] - margin:.3f}"  # type: ignore[operator]
-        for name, margin in row.margins.items()
-        if margin is not None and margin < 0
+        f"{name} {_less(bound, floors[name])}"
+        for name, bound in row.certified.items()
+        if bound is not None and bound < floors[name]
     ]
     return f"no policy holds every floor: the closest, {row.id}, misses {', '.join(missed)}"
+
+
+def _less(bound: float, floor: float) -> str:
+    """``bound`` < ``floor`` with the digits, three or more, that it takes to see it."""
+    digits = next((n for n in range(3, 17) if f"{bound:.{n}f}" != f"{floor:.{n}f}"), 17)
+    return f"{bound:.{digits}f} < {floor:.{digits}f}"

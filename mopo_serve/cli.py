@@ -14,7 +14,7 @@ from mopo_serve.audit.commands import audit
 from mopo_serve.capacity.commands import capacity
 from mopo_serve.cli_keys import KEYS, key
 from mopo_train import __version__
-from mopo_train.console import CommandGroup, print_json, print_table, say
+from mopo_train.console import CommandGroup, floor_option, print_json, print_table, say
 
 if TYPE_CHECKING:
     from mopo_eval.selection import Selection
@@ -217,7 +217,7 @@ def read_access(keys: Path | None, routing: "Routing") -> "Access":
 @main.command()
 @FAMILY
 @click.option("--profile", help="Name of a profile.")
-@click.option("--floor", "floors", multiple=True, metavar="OBJECTIVE=SCORE", help="Judge score; repeatable.")
+@floor_option("Judge score; repeatable.", "OBJECTIVE=SCORE")
 @click.option("--primary", help="Objective to maximise.  [default: the profile's or the family's]")
 @PROFILES
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

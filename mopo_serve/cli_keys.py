@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mopo_train.console import CommandGroup, print_json, print_table, say
+from mopo_train.console import CommandGroup, floor_option, print_json, print_table, say
 
 KEYS = click.option(
     "--keys", type=click.Path(path_type=Path, dir_okay=False), envvar="MOPO_KEYS", show_envvar=True,
@@ -21,7 +21,7 @@ def key() -> None:
 @click.argument("label", metavar="[NAME]", required=False)
 @click.option("--name", help="For people; the same as the argument.")
 @click.option("--profile", "profiles", multiple=True, help="May ask for this profile only; repeatable.  [default: all]")
-@click.option("--floor", "floors", multiple=True, metavar="OBJECTIVE=SCORE", help="Floor that nothing lowers.")
+@floor_option("Floor that nothing lowers.", "OBJECTIVE=SCORE")
 @click.option("--pin", is_flag=True, help="May name a policy itself (mopo/policy/ID).")
 @click.option("--audit", is_flag=True, help="May read the audit.")
 @click.option("--admin", is_flag=True, help="May reload and roll out; without --profile, nothing else.")

@@ -152,6 +152,7 @@ class Gateway:
                 Route("/metrics", self._metrics),
                 *(self.admin.routes() if self.admin else []),
                 *extras.routes,
+                Route("/v1/feedback", self._no_feedback, methods=["POST"]),  # where ``extras`` have none
             ],
             exception_handlers={
                 HTTPException: _http_error,
@@ -204,6 +205,10 @@ class Gateway:
         if told["policy"] is not None:
             identity.append((b"x-mopo-policy", told["policy"].encode("ascii")))
         return JSONResponse(told)
+
+    async def _no_feedback(self, _: Request) -> Response:
+        message = "this gateway keeps no decisions (--audit none), so nothing is known that could be judged"
+        raise ApiError(404, f"{message}; start it with an audit store", code="audit_off")
 
     async def _healthz(self, _: Request) -> Response:
         return JSONResponse({"status": "alive"})

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mopo_train import __version__
-from mopo_train.console import CommandGroup, FiniteRange, print_json, print_table, say
+from mopo_train.console import CommandGroup, FiniteRange, floor_option, print_json, print_table, say
 
 STEPS = ["pairwise", "pairwise-logistic", "weighted-bc"]
 OWN_ANCHOR = "Weight of staying close to the reference on answers that it writes itself."
@@ -149,7 +149,7 @@ def reference(sources: tuple[str, ...], objectives: tuple[str, ...], model: str,
 @click.option("--out", required=True, metavar="FAMILY", type=click.Path(path_type=Path), help="Directory to make.")
 @click.option("--primary", required=True, metavar="OBJECTIVE", help="Objective to maximise.")
 @click.option("--policies", required=True, type=click.IntRange(min=1), help="How many.")
-@click.option("--floor", "floors", multiple=True, metavar="OBJECTIVE=RATE", help="Data win rate that all must hold.")
+@floor_option("Data win rate that all must hold.", "OBJECTIVE=RATE")
 @click.option("--method", default="mopo", show_default=True, type=click.Choice(["mopo"]))
 @click.option("--step", default="pairwise", show_default=True, type=click.Choice(STEPS))
 @click.option("--tau", default=0.15, show_default=True, type=FiniteRange(min=0, min_open=True), help="KL weight.")
@@ -247,7 +247,7 @@ def _value(number: float | None) -> str:
 @OBJECTIVES
 @click.option("--primary", metavar="OBJECTIVE", help="Objective to maximise.  [default: the first]")
 @click.option("--policies", default=6, show_default=True, type=click.IntRange(min=1), help="Points to propose.")
-@click.option("--floor", "floors", multiple=True, metavar="OBJECTIVE=RATE", help="Data win rate; plans this one point.")
+@floor_option("Data win rate; plans this one point.", "OBJECTIVE=RATE")
 @click.option("--tau", default=0.15, show_default=True, type=FiniteRange(min=0, min_open=True), help="KL weight.")
 @click.option("--epsilon", type=FiniteRange(min=0), help="Radius of robust floors.  [default: by confidence, prompts]")
 @click.option("--confidence", default=0.95, show_default=True, type=FiniteRange(0.5, 1, True, True), help="Of bounds.")

@@ -4,7 +4,7 @@ import errno
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,26 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+def floor_option(
+    text: str, metavar: str = "NAME=VALUE", *, required: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The repeatable option ``--floor``, as text; one that is no floor is a usage error, an unknown objective not."""
+    return click.option(
+        "--floor", "floors", multiple=True, required=required, metavar=metavar, callback=_are_floors, help=text
+    )
+
+
+def _are_floors(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    from mopo_train.family import check_floors, parse_floors
+
+    try:
+        floors = parse_floors(given)
+        check_floors(floors, list(floors))
+    except MopoError as error:
+        raise click.BadParameter(str(error)) from error
+    return given
 
 
 def say(message: str) -> None:

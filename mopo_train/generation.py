@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mopo_train.errors import ModelError
+from mopo_train.hub import settle_offline
 from mopo_train.text_stream import TextStream
 
 SCORED_CELLS = 50_000_000
@@ -88,6 +89,8 @@ class Generator:
 
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype: Any = "auto" if self.device.type == "cuda" else torch.float32
+        if not Path(base).is_dir():
+            settle_offline()
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(base)
             model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)

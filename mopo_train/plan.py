@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from mopo_train.console import say
 from mopo_train.costs import steps
 from mopo_train.dual import Solution, attainable, infeasible_message
 from mopo_train.errors import FamilyError
@@ -17,7 +18,14 @@ from mopo_train.family import write_whole
 from mopo_train.formulation import Formulation, Variant, propose_points, solve_floors
 from mopo_train.front import Normaliser
 from mopo_train.optimism import with_bounds
-from mopo_train.preference_model.planning import TRUSTED_COMPARISONS, advice, fit_view, fits_by_itself, tell_cost
+from mopo_train.preference_model.planning import (
+    TRUSTED_COMPARISONS,
+    advice,
+    expected_seconds,
+    fit_view,
+    fits_by_itself,
+    tell_cost,
+)
 from mopo_train.preference_model.settings import FitSettings
 from mopo_train.robust import radii, radius_of
 from mopo_train.winrates import WinRates, comparisons_per_response, win_rates
@@ -122,7 +130,14 @@ def _view(data: "PreferenceData", request: PlanRequest, compared: Mapping[str, f
     asked = request.source == "preference-model" or request.cross_fit
     if not asked and not (request.cross_fit is None and fits_by_itself(data, compared, settings)):
         return None
-    tell_cost(data, settings)
+    if asked:
+        tell_cost(data, settings)
+    else:
+        seconds = max(1, round(expected_seconds(data, settings)))
+        say(
+            "labels are few, so a preference model is fitted to show its values beside theirs: about "
+            f"{seconds} s the first time; --no-cross-fit leaves it out"
+        )
     view: ModelView = fit_view(data, settings)
     return view
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 from mopo_train.errors import DataError
+from mopo_train.hub import settle_offline
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".parquet")
 TRAINING = re.compile(r"(train|preferences)(\b|[-_]?\d)")
@@ -249,6 +250,7 @@ class HubRows:
         """The split called train, or the only one."""
         import datasets
 
+        settle_offline()
         try:
             splits = datasets.load_dataset(self.name)
         except Exception as error:  # the library's errors have no common base

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from mopo_eval.judges.case import Case, OnJudgement
 from mopo_eval.judges.fingerprint import of_files, of_settings
 from mopo_train.errors import JudgeError
+from mopo_train.hub import settle_offline
 from mopo_train.judgement import Judgement
 from mopo_train.rows import read_prompt
 
@@ -63,6 +64,8 @@ class ClassifierJudge(NamedTuple):
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        if not Path(self.model).is_dir():
+            settle_offline()
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.model, truncation_side="left")
             model = AutoModelForSequenceClassification.from_pretrained(self.model)

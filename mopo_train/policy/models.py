@@ -10,6 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from mopo_train.errors import ModelError
+from mopo_train.hub import settle_offline
 
 CHAT_TEMPLATE = (
     "{% if bos_token %}{{ bos_token }}{% endif %}"
@@ -23,7 +24,7 @@ WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def find_model(model: str) -> Path | None:
-    """The directory that ``model`` names, or None if it is a name on the hub.
+    """The directory that ``model`` names, or None if it is a name on the hub, which is then looked for briefly.
 
     Raises ModelError for a path that does not exist or holds no model.
     """
@@ -41,6 +42,7 @@ def find_model(model: str) -> Path | None:
         return path
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise ModelError(f"there is no model directory '{model}'; check the path.")
+    settle_offline()
     return None
 
 

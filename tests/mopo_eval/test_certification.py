@@ -164,7 +164,7 @@ def test_what_cannot_be_certified_is_a_clear_error(root: Path, tmp_path: Path) -
     for arguments, status, told in (
         ((root, "--profile", "strange"), 1, "no profile 'strange'"),
         ((root, "--floor", "kindness=0.5"), 1, "kindness"),
-        ((root, "--floor", "safety=1.5"), 1, "outside [0, 1]"),
+        ((root, "--floor", "safety=1.5"), 2, "outside [0, 1]"),
         ((root, "--floor", "factuality=0.5"), 1, "did not measure factuality"),
         ((root, "--profile", "lenient", "--run", "none"), 1, "no finished evaluation"),
         ((root,), 2, "either --profile or --floor"),

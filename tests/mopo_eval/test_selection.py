@@ -282,3 +282,18 @@ floor_sets = st.dictionaries(
 def test_the_quick_decision_is_the_explained_one(floors: Floors, primary: str, suspended: set[str]) -> None:
     found = select(profile(floors, primary=primary), CARDS | {"new": None}, suspended=suspended)
     assert Selector(CARDS | {"new": None}).best(primary, floors, suspended) == found.policy
+
+
+@pytest.mark.parametrize(
+    ("bound", "floor", "shown"),
+    [
+        (0.5, 0.97, "0.500 < 0.970"),
+        (0.1299, 0.1301, "0.1299 < 0.1301"),
+        (0.13 - 1e-9, 0.13, "0.129999999 < 0.130000000"),
+    ],
+)
+def test_a_missed_floor_is_seen_to_be_missed(bound: float, floor: float, shown: str) -> None:
+    cards = {"only": card("only", {"helpfulness": (0.9, 0.9), "safety": (0.9, bound)})}
+    reason = select(profile({"safety": floor}), cards).reason
+    assert reason.startswith(f"no policy holds every floor: the closest, only, misses safety {shown}; ")
+    assert reason.endswith("so nothing is served (on_infeasible: reject)")

@@ -74,6 +74,17 @@ async def test_only_an_admin_key_may(root: Path, path: str) -> None:
         assert (await client.post(CHAT, json={"model": "mopo/balanced"}, headers=AS_OPS)).status_code == 403
 
 
+async def test_a_key_with_the_right_and_with_profiles_administers_and_asks(root: Path) -> None:
+    both, text = make_key("both", "now", admin=True, profiles=["balanced"])
+    bearer = {"authorization": f"Bearer {text}"}
+    async with operated(root, StubEngine()) as (gateway, client):
+        gateway.access.ring = KeyRing([both])
+        body = {"model": "mopo/balanced", "messages": MESSAGES}
+        assert (await client.post(CHAT, json=body, headers=bearer)).status_code == 200
+        assert (await client.post(CHAT, json=body | {"model": "mopo/helpful"}, headers=bearer)).status_code == 403
+        assert (await client.post("/admin/reload", headers=bearer)).status_code == 200
+
+
 async def test_a_gateway_without_keys_keeps_its_admin_routes_closed(root: Path) -> None:
     releases = Releases(root, None)
     gateway = create_gateway(releases.first(read_routing(root)), "http://127.0.0.1:9", extras=Extras(releases=releases))
@@ -90,7 +101,9 @@ async def test_reload_takes_a_new_evaluation_and_new_profiles(root: Path) -> Non
         text = (root / "profiles.yaml").read_text().replace("profiles:", "profiles:\n  fresh: {primary: safety}")
         (root / "profiles.yaml").write_text(text)
         assert (await chat(client)).headers["x-mopo-policy"] == "policy-01"  # not before it is told to
+        family = (await chat(client)).headers["x-mopo-family"]
         told = (await admin(client, "reload")).json()
+        assert (await chat(client)).headers["x-mopo-family"] == family == told["family"]  # it is the same family
         assert told["reloaded"] and told["profiles"]["balanced"]["policy"] == "policy-02"
         assert told["before"] != told["version"]
         assert (await chat(client)).headers["x-mopo-policy"] == "policy-02"

@@ -322,3 +322,10 @@ def generated(examples: int = 300) -> list[tuple[str, bytes]]:
 
     collect()
     return found
+
+
+async def test_feedback_without_an_audit_store_says_that_there_is_none() -> None:
+    async with stubbed(StubEngine()) as client:
+        error = error_of(answer := await client.post("/v1/feedback", json={"request_id": "req-1", "scores": {"a": 1}}))
+        assert (answer.status_code, error["code"]) == (404, "audit_off")
+        assert "keeps no decisions (--audit none)" in error["message"]

@@ -248,8 +248,8 @@ def test_an_admin_key_may_do_nothing_else_unless_told(tmp_path: Path) -> None:
     [
         (["create"], 2),
         (["create", "a", "--name", "b"], 2),
-        (["create", "app", "--floor", "safety"], 1),
-        (["create", "app", "--floor", "safety=7"], 1),
+        (["create", "app", "--floor", "safety"], 2),
+        (["create", "app", "--floor", "safety=7"], 2),
         (["create", "app", "--profile", "No Profile"], 1),
         (["create", "app", "--concurrency", "0"], 2),
         (["revoke", "nobody"], 1),

@@ -151,7 +151,7 @@ def test_floors_out_of_reach_are_an_error_that_names_the_best(root: Path) -> Non
     ("options", "status", "message"),
     [
         (["--floor", "speed=0.5"], 1, "'speed', which is not an objective"),
-        (["--floor", "safety=1.5"], 1, "outside"),
+        (["--floor", "safety=1.5"], 2, "outside"),
         (["--floor", "safety=0.5", "--engine", "http://127.0.0.1:9"], 2, "a running engine has no new policies"),
         ([], 2, "--floor"),
     ],

@@ -137,6 +137,7 @@ def test_few_labels_show_the_cross_fitted_values_beside_their_own(one_pair: Path
     assert document["preference_model"]["objectives"]["x"]["accuracy"]["low"] > 0.6
     assert any("believe the cross-fitted" in warning for warning in document["warnings"])
     table = CliRunner().invoke(main, ["plan", str(one_pair), "--policies", "3"])
+    assert "a preference model is fitted to show its values beside theirs: about 1 s the first time" in table.stderr
     assert "x cross-fitted" in " ".join(table.stdout.replace("┃", " ").split())
 
 
