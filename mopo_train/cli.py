@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from mopo_train import __version__
-from mopo_train.console import CommandGroup, FiniteRange, floor_option, print_json, print_table, say
+from mopo_train.console import CommandGroup, FiniteRange, floor_option, launched, print_json, print_table, say, speaks
+from mopo_train.errors import MopoError
 
 STEPS = ["pairwise", "pairwise-logistic", "weighted-bc"]
 OWN_ANCHOR = "Weight of staying close to the reference on answers that it writes itself."
@@ -20,13 +21,19 @@ CROSS_FIT = "Beside the labels' values, a preference model's.  [default: where l
 OBJECTIVES = click.option(
     "--objective", "objectives", multiple=True, help="Name of labels that have none, or those to keep; repeatable."
 )
+FSDP = "Started by torchrun: spread the base model over the processes, where one GPU cannot hold it."
+TOGETHER = {"run"}
+"""Commands that several processes may run together."""
 ENCODER = "Directory or hub name for the preference model.  [default: a small one from scratch]"
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Train a family of policies along the Pareto front from pairwise preferences."""
+    if launched() > 1 and context.invoked_subcommand not in TOGETHER:
+        raise MopoError(f"'{context.invoked_subcommand}' runs in one process; start it without torchrun or accelerate.")
 
 
 @main.command()
@@ -177,20 +184,28 @@ def reference(sources: tuple[str, ...], objectives: tuple[str, ...], model: str,
 @click.option("--kl-prompts", default=64, show_default=True, type=click.IntRange(min=0), help=KL_PROMPTS)
 @click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=2), help="Prompt and response.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--fsdp", is_flag=True, help=FSDP)
 @click.option("--force", is_flag=True, help="Train again what is there.")
-def run(sources: tuple[str, ...], model: str, out: Path, floors: tuple[str, ...], force: bool, **options: Any) -> None:
+def run(sources: tuple[str, ...], model: str, out: Path, floors: tuple[str, ...], **options: Any) -> None:
     """Train a family of policies along the front that DATA predicts.
 
     Floors and predictions are data win rates: 0.5 is parity with the responses of DATA. Without --floor the policies
     spread over the whole front; with it the first holds exactly these floors and the others spread beyond. Killed and
     repeated, it continues. Algorithm 1 of the paper (arXiv 2505.10892) as published: --step weighted-bc --t0 500
-    --floor-schedule adaptive --beta 0.9995 --tau 0.08 --epsilon 0.15 --steps 10000 --batch-size 8.
+    --floor-schedule adaptive --beta 0.9995 --tau 0.08 --epsilon 0.15 --steps 10000 --batch-size 8. To train each policy
+    on several GPUs: torchrun --nproc-per-node N -m mopo_train run ...
     """
+    from mopo_train.execution import Execution
     from mopo_train.family import parse_floors
+    from mopo_train.policy.distributed import is_sharded, joined
     from mopo_train.run import read_config, run_family
 
+    force, execution = options.pop("force"), Execution(shard=is_sharded(options.pop("fsdp")))
     config = read_config(parse_floors(floors), **options)
-    family = run_family(sources, out, config, model=model, force=force)
+    with joined():
+        family = run_family(sources, out, config, model=model, force=force, execution=execution)
+    if not speaks():
+        return
     names = family.objectives
     rows = [
         [policy.id, *(_value(values.get(name)) for values in (policy.floors, policy.predicted) for name in names)]

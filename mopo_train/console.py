@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,9 +66,20 @@ def _are_floors(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -
     return given
 
 
+def launched() -> int:
+    """Processes that a launcher (torchrun, accelerate) started together with this one, itself included."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def speaks() -> bool:
+    """Whether this process tells people what happens: the first of those that were `launched`."""
+    return launched() == 1 or os.environ.get("RANK", "0") == "0"
+
+
 def say(message: str) -> None:
     """A line for the person who watches, on stderr."""
-    click.echo(message, err=True)
+    if speaks():
+        click.echo(message, err=True)
 
 
 def print_json(value: Any) -> None:
@@ -95,7 +107,7 @@ class ProgressLine:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Show the bar while the block runs."""
-        if not sys.stderr.isatty():
+        if not (sys.stderr.isatty() and speaks()):
             yield
             return
         from rich.console import Console

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from mopo_train.console import progress
 from mopo_train.dual import Solution, tilt
 from mopo_train.errors import DataError, FamilyError, FloorError
+from mopo_train.execution import HERE
 from mopo_train.family import REFERENCE, Policy, PolicyFamily, base_model_path
 from mopo_train.optimism import with_bounds
 from mopo_train.policy.corpus import corpus_log_probabilities, encode_corpus
@@ -71,7 +72,7 @@ def extend_family(
     reference = corpus_log_probabilities(base, corpus, every, root / WORK, fingerprint(model), title=REFERENCE)
     speaker = Speaker(tokenizer, [corpus.rows[first].prompt for first in rates.starts[:-1]], limit, config.seed)
     own = speaker.own_samples(base, workspace.work, config.own_anchor) if config.own_anchor else None
-    training = Training(config, formulation(config), workspace, rates, corpus, reference, own, checkpoint_seconds=30.0)
+    training = Training(config, formulation(config), workspace, rates, corpus, reference, own, HERE)
     begun = root / start.adapter if start.adapter and config.lag is None else None
     planned = PlannedPolicy(name, point, plan, begun, adapter, adapter.with_name(f"{name}.parquet"))
     with progress(name, len(plan)) as line:

@@ -2,11 +2,10 @@
 
 Policies are trained in order along the front, each from its neighbour's adapter, or with a lagged reference each from
 the reference. A killed run continues with the policy that it was training, from its last checkpoint. Not covered: other
-methods, several machines.
+methods.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -18,14 +17,12 @@ from mopo_train import __version__
 from mopo_train.console import progress, say
 from mopo_train.dual import Solution, attainable, infeasible_message
 from mopo_train.errors import FloorError
+from mopo_train.execution import HERE, Execution
 from mopo_train.family import (
-    INTERPOLATED,
     REFERENCE,
-    Between,
     ObjectiveName,
     Policy,
     PolicyFamily,
-    between_id,
     check_floors,
     first_problem,
     read_family,
@@ -33,12 +30,13 @@ from mopo_train.family import (
 )
 from mopo_train.formulation import Formulation, Variant, propose_points, solve_floors
 from mopo_train.front import Normaliser
+from mopo_train.members import describe, interpolated, policy_id, trained
 from mopo_train.optimism import with_bounds
 from mopo_train.plan import Source, plan_document, write_plan
 from mopo_train.policy.adapter import StepKind
 from mopo_train.policy.batches import Planned, make_units, plan_steps
 from mopo_train.policy.corpus import Corpus, corpus_log_probabilities, encode_corpus
-from mopo_train.policy.interpolation import interpolate_adapters
+from mopo_train.policy.distributed import from_leader, group
 from mopo_train.policy.lagged import FloorSchedule, Lag
 from mopo_train.policy.models import context_length, find_model, fingerprint, load_model, load_tokenizer
 from mopo_train.policy.on_policy import Setup, train_with_rounds
@@ -49,6 +47,7 @@ from mopo_train.policy.workspace import (
     Workspace,
     begin,
     check_place,
+    check_shared,
     clear_finished,
     is_finished,
     open_workspace,
@@ -159,12 +158,13 @@ def run_family(
     *,
     model: str,
     force: bool = False,
-    checkpoint_seconds: float = 30.0,
+    execution: Execution = HERE,
 ) -> PolicyFamily:
     """Train the family of ``config`` on ``sources`` and write it to ``out``; the same call continues a killed run.
 
     Everything that can be wrong with data, floors, model and place is found before training. A finished family of the
-    same call is returned as it is. Raises DataError, FloorError, ModelError, FamilyError.
+    same call is returned as it is. Processes that were started together (`policy.distributed`) call it alike and train
+    each policy together. Raises DataError, FloorError, ModelError, FamilyError.
     """
     check_place(out, sources, model)
     find_model(model)
@@ -178,19 +178,21 @@ def run_family(
         model=model,
         model_fingerprint=fingerprint(model),
     )
-    if not force and is_finished(out, record):
+    if from_leader(lambda: not force and is_finished(out, record)):
         say(f"this family is already in '{out}'; --force trains it again")
         return read_family(out)
-    rates, points = planned_points(data, config)
+    rates, points = from_leader(lambda: planned_points(data, config))
     tokenizer = load_tokenizer(model, add_template=find_model(model) is not None)
     limit = min(config.max_length, context_length(model))
     corpus = encode_corpus(data, tokenizer, limit)
     document = plan_document(rates, points, formulation(config))
     plans = plan_policies(data, corpus, config, len(points))
-    base = load_model(model)
-    begin(out, record, force=force)  # last of what can fail: with ``force`` it deletes an earlier family
-    workspace = open_workspace(out, model)
-    write_plan(out, document)
+    base = load_model(model, processes=group().size if execution.shard else 1)
+    # Last of what can fail: with ``force`` it deletes an earlier family.
+    from_leader(lambda: begin(out, record, force=force))
+    workspace = from_leader(lambda: open_workspace(out, model))
+    check_shared(workspace)
+    from_leader(lambda: write_plan(out, document))
     needed = np.unique(np.concatenate([step.responses for plan in plans for step in plan])).tolist()
     if config.lag is not None:  # the dual is solved again with the shares of all responses
         needed = list(range(len(corpus.rows)))
@@ -200,18 +202,22 @@ def run_family(
     prompts = [corpus.rows[start].prompt for start in rates.starts[:-1]]
     speaker = Speaker(tokenizer, prompts, limit, config.seed)
     own = speaker.own_samples(base, workspace.work, config.own_anchor) if config.own_anchor else None
-    training = Training(config, formulation(config), workspace, rates, corpus, reference, own, checkpoint_seconds)
+    training = Training(config, formulation(config), workspace, rates, corpus, reference, own, execution)
     fit = FitSettings(encoder=config.encoder)
     setup = Setup(data, tokenizer, prompts, limit, config.on_policy_answers, fit) if config.on_policy_rounds else None
     policies = [_planned(training, index, point, plans[index]) for index, point in enumerate(points)]
     base = _train_all(training, base, policies, setup)
-    members = _trained(config, points) + _interpolated(config, out, len(points))
+    members = trained(config, points) + from_leader(lambda: interpolated(config, out, len(points)))
     if config.kl_prompts:
         adapters = {member.id: out / f"policies/{member.id}" for member in members}
         measured = speaker.divergences(base, adapters, workspace.work, config.kl_prompts)
         members = [member.model_copy(update={"generated_kl": measured[member.id]}) for member in members]
-    family = _describe(config, workspace, data, members)
-    write_family(out, family)
+    return from_leader(lambda: _finish(config, workspace, data, members))
+
+
+def _finish(config: RunConfig, workspace: Workspace, data: PreferenceData, members: Sequence[Policy]) -> PolicyFamily:
+    family = describe(config, workspace, data, members)
+    write_family(workspace.root, family)
     clear_finished(workspace)
     return family
 
@@ -311,24 +317,19 @@ def plan_policies(data: PreferenceData, corpus: Corpus, config: RunConfig, polic
     ]
 
 
-def policy_id(index: int) -> str:
-    """Name of a trained policy: its place along the front."""
-    return f"policy-{index:02d}"
-
-
 def _train_all(
     training: Training, base: PreTrainedModel, policies: Sequence[PlannedPolicy], setup: Setup | None
 ) -> PreTrainedModel:
     """Train every policy that is not whole yet, in order; in rounds with a ``setup``. Returns ``base``, as it was."""
     config = training.config
     steps = [len(policy.plan) + config.on_policy_rounds * config.round_steps for policy in policies]
-    done = [policy.adapter.is_dir() for policy in policies]
+    done = from_leader(lambda: [policy.adapter.is_dir() for policy in policies])
     start = sum(count for count, whole in zip(steps, done, strict=True) if whole)
     if start:
         say(f"{sum(done)} of {len(policies)} policies are trained already")
     with progress("policies", sum(steps), start) as line:
-        for policy in policies:
-            if policy.adapter.is_dir():
+        for policy, whole in zip(policies, done, strict=True):
+            if whole:
                 continue
             if setup is None:
                 base = train_policy(training, base, policy, line)
@@ -343,52 +344,3 @@ def _planned(training: Training, index: int, point: Solution, plan: list[Planned
     warm = index > 0 and training.config.lag is None
     start = root / "policies" / policy_id(index - 1) if warm else None
     return PlannedPolicy(name, point, plan, start, root / "policies" / name, root / "training" / f"{name}.parquet")
-
-
-def _trained(config: RunConfig, points: Sequence[Solution]) -> list[Policy]:
-    return [
-        Policy(
-            id=policy_id(index),
-            kind=config.method,
-            adapter=f"policies/{policy_id(index)}",
-            floors=point.floors,
-            multipliers=point.multipliers,
-            predicted=point.predicted,
-            predicted_low=point.predicted_low,
-            bound=point.bound,
-            ess=point.ess,
-        )
-        for index, point in enumerate(points)
-    ]
-
-
-def _interpolated(config: RunConfig, root: Path, trained: int) -> list[Policy]:
-    """Write ``config.interpolate`` adapters between each trained policy and the next, where they are not yet."""
-    made = []
-    for index in range(trained - 1):
-        for part in range(1, config.interpolate + 1):
-            share = part / (config.interpolate + 1)
-            between = Between(first=policy_id(index), second=policy_id(index + 1), share=share)
-            name = between_id(between.first, share)
-            whole, partial = root / "policies" / name, root / ".work" / name
-            if not whole.is_dir():
-                first, second = root / "policies" / between.first, root / "policies" / between.second
-                interpolate_adapters(first, second, share, partial)
-                partial.rename(whole)
-            made.append(Policy(id=name, kind=INTERPOLATED, adapter=f"policies/{name}", between=between))
-    return made
-
-
-def _describe(config: RunConfig, workspace: Workspace, data: PreferenceData, members: Sequence[Policy]) -> PolicyFamily:
-    parity = dict.fromkeys(data.objectives, 0.5)
-    first = Policy(id=REFERENCE, kind=REFERENCE, adapter=None, predicted=parity, predicted_low=parity, ess=1.0)
-    return PolicyFamily(
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        package_version=__version__,
-        base_model=workspace.base_name,
-        objectives=list(data.objectives),
-        primary=config.primary,
-        data=data.summary,
-        config=config.model_dump(mode="json"),
-        policies=[first, *sorted(members, key=lambda member: member.id)],
-    )

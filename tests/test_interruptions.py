@@ -38,10 +38,12 @@ def train(arguments: list[str]) -> None:
 
     from mopo_train import run
     from mopo_train.cli import main
+    from mopo_train.execution import Execution
 
     torch.set_num_threads(1)
     whole = run.run_family
-    run.run_family = lambda *args, **options: whole(*args, checkpoint_seconds=0, **options)
+    impatient = Execution(checkpoint_seconds=0)
+    run.run_family = lambda *args, **options: whole(*args, **options | {"execution": impatient})
     main(arguments)
 
 

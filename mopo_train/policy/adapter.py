@@ -12,11 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mopo_train.console import ProgressLine
-from mopo_train.policy.batches import Planned
+from mopo_train.policy.batches import Planned, shares
 from mopo_train.policy.corpus import Corpus, log_probabilities
+from mopo_train.policy.distributed import Group, from_leader, group, summed
 from mopo_train.policy.estimates import Estimates
 from mopo_train.policy.followed import Followed, Refresh
-from mopo_train.policy.loop import Batch, LoopSettings, Task, optimise
+from mopo_train.policy.loop import Batch, LoopSettings, Task, optimise, whole_tensors
 from mopo_train.policy.losses import (
     Pairs,
     forward_kl,
@@ -69,6 +70,9 @@ class _Step(NamedTuple):
     planned: Planned
     own: list[int]
     """Samples of the reference in the batch, after the responses of the data."""
+    weight: float = 1.0
+    """Of the loss on the data's responses; 0: they only stand in (`batches.Share`)."""
+    own_weight: float = 1.0
 
 
 class _Trainee:
@@ -104,7 +108,16 @@ class _Trainee:
             "unit": torch.from_numpy(step.planned.unit),
             "responses": torch.from_numpy(step.planned.responses),
             "own": torch.tensor(step.own, dtype=torch.long),
+            "weights": (step.weight, step.own_weight),
         }
+
+    def share(self, step: _Step, us: Group) -> _Step:
+        """What the process ``us`` takes of a step."""
+        mine = shares(step.planned, self.task.corpus.lengths, us.size)[us.rank]
+        own = step.own[us.rank :: us.size]
+        if not own:  # a stand-in, as in `shares`
+            return _Step(mine.planned, step.own[:1], mine.weight, 0.0)
+        return _Step(mine.planned, own, mine.weight, us.size * len(own) / len(step.own))
 
     def loss(self, network: PreTrainedModel, batch: Batch) -> Tensor:
         tokens = TokenBatch(batch["tokens"], batch["targets"], batch["start"])
@@ -117,7 +130,9 @@ class _Trainee:
             for name, column in self.values.items()
         }
         log_ratio = log_probability - of["reference"]
-        self.estimates.add(log_ratio.detach(), unit, responses)
+        weight, own_weight = batch["weights"]
+        if weight:
+            self.estimates.add(log_ratio.detach(), unit, responses)
         scale = self.scale[responses].to(every.device)
         if self.task.kind == "weighted-bc":
             total = mean_by_prompt(weighted_bc_loss(scale * log_probability, of["ratio"]), unit).mean()
@@ -128,9 +143,10 @@ class _Trainee:
             total = mean_by_prompt(each, unit[pairs.first]).mean()
             if self.task.anchor:
                 total = total + self.task.anchor * level_loss(scale * log_ratio, of["level"], unit).mean()
+        total = float(weight) * total
         if self.task.own is not None:
             reference = torch.from_numpy(self.task.own.reference[batch["own"].cpu().numpy()]).float()
-            divergence = forward_kl(own, reference.to(own.device)).mean()
+            divergence = own_weight * forward_kl(own, reference.to(own.device)).mean()
             self.own_kl.append(float(divergence.detach()))
             total = total + self.task.own.weight * divergence
         return total
@@ -139,7 +155,7 @@ class _Trainee:
         """What the log says beside step and loss; of the steps since the last row, and of the last of them."""
         found = {**self.estimates.take(), **self.told}
         if self.own_kl:
-            found["own_kl"] = float(np.mean(self.own_kl))
+            found["own_kl"] = float(summed(np.array(self.own_kl)).mean()) / group().size
             self.own_kl.clear()
         return found
 
@@ -151,7 +167,8 @@ class _Trainee:
         refresh = self.task.refresh
         if refresh is None or step % refresh.lag.every or step >= len(self.task.plan):
             return
-        refresh.keep(step, log_probabilities(model, self.task.corpus.rows))
+        found = log_probabilities(model, self.task.corpus.rows)
+        from_leader(lambda: refresh.keep(step, found))
         model.train()
         self.begin(step)
 
@@ -186,6 +203,7 @@ def train_adapter(
         measures=trainee.measures,
         begin=trainee.begin,
         after_step=trainee.after_step,
+        share=trainee.share,
     )
     return optimise(model, whole, settings, work, line)  # type: ignore[arg-type]
 
@@ -208,7 +226,7 @@ def save_adapter(model: PeftModel, base_name: str, directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     config: Any = model.peft_config["default"]
     config.base_model_name_or_path = base_name
-    model.save_pretrained(str(directory), save_embedding_layers=False)
+    model.save_pretrained(str(directory), state_dict=whole_tensors(model), save_embedding_layers=False)
     (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 

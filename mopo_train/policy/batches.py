@@ -59,6 +59,45 @@ def plan_steps(units: Sequence[Unit], lengths: IntArray, size: int, steps: int, 
     return plan[:steps]
 
 
+class Share(NamedTuple):
+    """What one of several processes takes of a step."""
+
+    planned: Planned
+    weight: float
+    """Of its mean over units, so that the mean of all shares' means is that of the whole step; 0: a stand-in."""
+
+
+def shares(step: Planned, lengths: IntArray, parts: int) -> list[Share]:
+    """``step`` in ``parts`` shares of whole units, with about as many tokens each.
+
+    ``lengths`` (Y,) tokens per response with its prompt. With fewer units than parts, some shares repeat the shortest
+    unit with weight 0: their process computes along, since others wait for its gradients.
+    """
+    units = int(step.unit[-1]) + 1
+    cost = np.bincount(step.unit, weights=lengths[step.responses])  # (units,)
+    taken: list[list[int]] = [[] for _ in range(parts)]
+    load = np.zeros(parts)
+    for unit in np.argsort(-cost, kind="stable").tolist():  # the longest first, each to where least is
+        part = int(np.argmin(load))
+        taken[part].append(unit)
+        load[part] += cost[unit]
+    return [
+        Share(_some(step, sorted(mine)), parts * len(mine) / units)
+        if mine
+        else Share(_some(step, [int(np.argmin(cost))]), 0.0)
+        for mine in taken
+    ]
+
+
+def _some(step: Planned, units: Sequence[int]) -> Planned:
+    """The ``units`` of ``step``, ascending, numbered anew."""
+    kept = np.isin(step.unit, units)
+    place = np.cumsum(kept) - 1  # (B,) new index of each response that is kept
+    pairs = step.pairs[kept[step.pairs[:, 0]]]
+    unit = np.searchsorted(np.asarray(units), step.unit[kept])
+    return Planned(step.responses[kept], place[pairs], unit)
+
+
 def _epoch(units: Sequence[Unit], longest: IntArray, size: int, generator: np.random.Generator) -> list[Planned]:
     order = generator.permutation(len(units))
     window = max(1, 20 * size // 2)  # units; little padding, and batches still differ from epoch to epoch

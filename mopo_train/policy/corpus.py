@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mopo_train.console import ProgressLine, progress, say
+from mopo_train.policy.distributed import from_leader, group, summed
 from mopo_train.policy.tokens import (
     Encoded,
     TokenBatch,
@@ -56,20 +57,28 @@ def encode_corpus(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, limi
 
 
 def log_probabilities(model: PreTrainedModel, rows: Sequence[Encoded], line: ProgressLine | None = None) -> FloatArray:
-    """(len(rows),) log pi(response | prompt) in nats, without gradients; ``model`` is left in evaluation mode."""
+    """(len(rows),) log pi(response | prompt) in nats, without gradients; ``model`` is left in evaluation mode.
+
+    Processes that train together call it alike: each takes its share of the batches, and all get the whole result.
+    """
     device = next(model.parameters()).device
     model.eval()  # type: ignore[no-untyped-call]
-    found = np.empty(len(rows))
+    found = np.zeros(len(rows))
     order = sorted(range(len(rows)), key=lambda index: rows[index].length)
+    batches = [order[begin : begin + SCORED_TOGETHER] for begin in range(0, len(order), SCORED_TOGETHER)]
+    us = group()
     with torch.no_grad():
-        for begin in range(0, len(order), SCORED_TOGETHER):
-            indices = order[begin : begin + SCORED_TOGETHER]
+        for begin in range(0, len(batches), us.size):
+            # Where a model is spread over processes, all of them have to run it equally often.
+            indices = batches[min(begin + us.rank, len(batches) - 1)]
             batch = collate([rows[index] for index in indices])
             moved = TokenBatch(batch.tokens.to(device), batch.targets.to(device), batch.start)
-            found[indices] = response_log_probabilities(model, moved).double().cpu().numpy()
+            scores = response_log_probabilities(model, moved).double().cpu().numpy()
+            if begin + us.rank < len(batches):
+                found[indices] = scores
             if line is not None:
-                line.advance(len(indices))
-    return found
+                line.advance(sum(map(len, batches[begin : begin + us.size])))
+    return summed(found)
 
 
 def corpus_log_probabilities(
@@ -82,7 +91,7 @@ def corpus_log_probabilities(
     """
     name = hashlib.sha256(f"{key} {corpus.digest}".encode()).hexdigest()[:16]
     path = directory / f"log-probabilities-{name}.npy"
-    known: FloatArray = np.load(path) if path.is_file() else np.full(len(corpus.rows), np.nan)
+    known = from_leader(lambda: _known(path, len(corpus.rows)))
     missing = [index for index in needed if np.isnan(known[index])]
     if not missing:
         return known
@@ -91,8 +100,17 @@ def corpus_log_probabilities(
     with progress(f"{title} log-probabilities", len(missing)) as line:
         found = log_probabilities(model, [corpus.rows[index] for index in missing], line)
     known[missing] = found
-    directory.mkdir(parents=True, exist_ok=True)
+    from_leader(lambda: _keep(path, known))
+    return known
+
+
+def _known(path: Path, responses: int) -> FloatArray:
+    known: FloatArray = np.load(path) if path.is_file() else np.full(responses, np.nan)
+    return known
+
+
+def _keep(path: Path, known: FloatArray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.npy")
     np.save(partial, known)
     partial.replace(path)
-    return known

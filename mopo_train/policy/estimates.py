@@ -4,11 +4,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mopo_train.policy.distributed import summed
 from mopo_train.winrates import FloatArray, WinRates
 
 
 class Estimates:
-    """Means since the last `take`, over the prompts of the batches.
+    """Means since the last `take`, over the prompts of the batches, of all processes that train together.
 
     Within a prompt the policy's share of a response is its mass under the reference x pi_theta / reference, normalised
     over the responses in the batch, which stand for the reference. Mass on text outside the data is not seen: measure
@@ -53,10 +54,13 @@ class Estimates:
 
     def take(self) -> dict[str, float]:
         """``kl`` (nats), ``ess``, ``estimated.<objective>`` (data win rate; absent without a labelled prompt)."""
-        if not self._prompts:
+        own = np.array([self._prompts, self._kl, self._ess, *self._values, *self._counts])
+        prompts, kl, ess, *rest = summed(own).tolist()
+        if not prompts:
             return {}
-        found = {"kl": self._kl / self._prompts, "ess": self._ess / self._prompts}
-        for name, value, count in zip(self._objectives, self._values, self._counts, strict=True):
+        found = {"kl": kl / prompts, "ess": ess / prompts}
+        values, counts = np.split(np.array(rest), 2)
+        for name, value, count in zip(self._objectives, values, counts, strict=True):
             if count:
                 found[f"estimated.{name}"] = float(value / count)
         self._reset()

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from mopo_train.console import ProgressLine
+from mopo_train.policy.distributed import Group, from_leader, group
 from mopo_train.policy.models import hide_file_progress
 
 Batch = dict[str, Any]
@@ -52,6 +54,9 @@ class Task(NamedTuple):
     """Told the number of steps that are done when training begins or continues."""
     after_step: Callable[[PreTrainedModel, int], None] | None = None
     """Told the model and the number of steps after each, before a checkpoint of it is taken."""
+    share: Callable[[Any, Group], Any] | None = None
+    """What one of several processes builds of an entry; the mean of their losses is that of the entry. None: all of it,
+    so that further processes gain nothing."""
 
 
 def optimise(
@@ -59,7 +64,8 @@ def optimise(
 ) -> list[dict[str, float]]:
     """Train ``model`` in place through the plan, continuing from the last whole checkpoint in ``work``.
 
-    Returns the log: one row per ``log_every`` steps with step, loss and the task's measures.
+    Returns the log: one row per ``log_every`` steps with step, loss and the task's measures. All processes of a `group`
+    call it alike, and average their gradients.
     """
     arguments = TrainingArguments(
         output_dir=str(work),
@@ -78,6 +84,8 @@ def optimise(
         report_to="none",
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
+        use_cpu=group().size > 1 and not torch.cuda.is_available(),  # or it would not look for other processes
     )
     hide_file_progress()
     if arguments.n_gpu > 1:
@@ -85,13 +93,13 @@ def optimise(
     trainer = _PlannedTrainer(
         model=model,
         args=arguments,
-        train_dataset=_PlannedBatches(task.plan, task.build),
+        train_dataset=_PlannedBatches(task, group()),
         data_collator=_only_item,
         callbacks=[ShowProgress(line), _Clock(settings.checkpoint_seconds), _Steps(task)],
     )
     trainer.task = task
     trainer.remove_callback(PrinterCallback)
-    checkpoint = last_checkpoint(work)
+    checkpoint = from_leader(lambda: last_checkpoint(work))
     if checkpoint is not None:
         line.advance(int(checkpoint.name.rpartition("-")[2]), "continued")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -111,30 +119,45 @@ def last_checkpoint(work: Path) -> Path | None:
     return None
 
 
+def whole_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state of ``model`` without the parts of base weights that are spread over processes: an adapter, then."""
+    return {name: values for name, values in model.state_dict().items() if not isinstance(values, DTensor)}
+
+
 def _only_item(items: list[Batch]) -> Batch:
     (item,) = items
     return item
 
 
 class _PlannedBatches(Dataset[Batch]):
-    def __init__(self, plan: Sequence[Any], build: Callable[[Any], Batch]) -> None:
-        self.plan, self.build = plan, build
+    """Every entry of the plan once for each process: Trainer deals them out in turn."""
+
+    def __init__(self, task: Task, us: Group) -> None:
+        self.task, self.us = task, us
 
     def __len__(self) -> int:
-        return len(self.plan)
+        return len(self.task.plan) * self.us.size
 
     def __getitem__(self, index: int) -> Batch:
-        return self.build(self.plan[index])
+        step, rank = divmod(index, self.us.size)
+        entry = self.task.plan[step]
+        if self.task.share is not None:
+            entry = self.task.share(entry, self.us._replace(rank=rank))
+        return self.task.build(entry)
 
 
 class _PlannedTrainer(Trainer):
     task: Task
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return SequentialSampler(self.task.plan)
+        return SequentialSampler(train_dataset)
 
     def compute_loss(self, model: Any, inputs: Batch, *_: Any, **__: Any) -> Tensor:
         return self.task.loss(model, inputs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        model: Any = self.model
+        super()._save(output_dir, state_dict=whole_tensors(model) if state_dict is None else state_dict)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -184,6 +207,6 @@ class _Clock(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         between = state.global_step % args.logging_steps or state.global_step == state.max_steps
-        if not between and time.monotonic() - self.last >= self.seconds:
+        if not between and from_leader(lambda: time.monotonic() - self.last >= self.seconds):
             control.should_save, self.last = True, time.monotonic()
         return control

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
@@ -70,10 +71,11 @@ def load_tokenizer(model: str, *, add_template: bool = True) -> PreTrainedTokeni
     return tokenizer
 
 
-def load_model(model: str, *, frozen: bool = True) -> PreTrainedModel:
+def load_model(model: str, *, frozen: bool = True, processes: int = 1) -> PreTrainedModel:
     """``model`` for training: float32, or bfloat16 where CUDA supports it and the weights are ``frozen``.
 
     Steps of full fine-tuning are smaller than bfloat16 resolves: weights that are trained themselves stay float32.
+    With several ``processes`` each reads and holds its part of the weights alone (FSDP2, `torch.distributed.fsdp`).
 
     Raises ModelError, also for weights that leave a part of the model at random and for a model that is not causal.
     """
@@ -84,8 +86,11 @@ def load_model(model: str, *, frozen: bool = True) -> PreTrainedModel:
     hide_file_progress()
     half = frozen and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     load: Any = AutoModelForCausalLM.from_pretrained
+    spread = {"distributed_config": _spread_over(processes)} if processes > 1 else {}
     try:
-        loaded, report = load(source, dtype=torch.bfloat16 if half else torch.float32, output_loading_info=True)
+        loaded, report = load(
+            source, dtype=torch.bfloat16 if half else torch.float32, output_loading_info=True, **spread
+        )
     except Exception as error:  # see load_tokenizer
         raise cannot_load("model", model, error) from error
     if unfit := sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"]):
@@ -94,7 +99,19 @@ def load_model(model: str, *, frozen: bool = True) -> PreTrainedModel:
             f"size, the first is {unfit[0]}. Copy or train the model again."
         )
     network: PreTrainedModel = loaded
+    if processes > 1:
+        network.requires_grad_(False)  # before the first pass: FSDP brings back parts as they were then
     return network
+
+
+def _spread_over(processes: int) -> Any:
+    try:
+        from transformers.distributed.configuration_utils import DistributedConfig
+    except ImportError as error:
+        raise ModelError(
+            f"--fsdp needs transformers 5.19 or later, this is {transformers.__version__}: pip install -U transformers."
+        ) from error
+    return DistributedConfig(fsdp_size=processes)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

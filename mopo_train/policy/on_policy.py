@@ -24,6 +24,7 @@ from mopo_train.formulation import solve_floors
 from mopo_train.policy.adapter import new_adapter, unwrap
 from mopo_train.policy.batches import Planned, make_units, plan_steps
 from mopo_train.policy.corpus import Corpus, log_probabilities
+from mopo_train.policy.distributed import from_leader
 from mopo_train.policy.sampling import sample
 from mopo_train.policy.tokens import Encoded, Ids
 from mopo_train.policy.training import PlannedPolicy, Training, train_policy
@@ -84,7 +85,7 @@ def prepare_round(
     model = new_adapter(base, rank=1, seed=seed, start=adapter)
     written = write_answers(setup, model, seed)  # type: ignore[arg-type]
     reference = log_probabilities(model, written.rows)  # type: ignore[arg-type]
-    labels = _label(setup, written, work)
+    labels = from_leader(lambda: _label(setup, written, work))
     rates = round_rates(setup.data, written, labels)
     corpus = Corpus(written.rows, np.array([row.length for row in written.rows], dtype=np.int64), "")
     return unwrap(model), Round(rates, corpus, reference)
@@ -191,10 +192,10 @@ def train_with_rounds(
     """
     config, work = training.config, training.workspace.work / f"{policy.name}-rounds"
     stages = [work / str(index) for index in range(config.on_policy_rounds)] + [policy.adapter]
-    if not stages[0].is_dir():
+    if not from_leader(stages[0].is_dir):
         base = train_policy(training, base, policy._replace(adapter=stages[0]), line)
     for index in range(1, len(stages)):
-        if stages[index].is_dir():
+        if from_leader(stages[index].is_dir):
             continue
         base, made = prepare_round(setup, base, stages[index - 1], work / f"text-{index}", seed=config.seed + index)
         point = solve_floors(made.rates, policy.point.floors, training.form)
@@ -204,5 +205,5 @@ def train_with_rounds(
         stage = PlannedPolicy(name, point, plan, stages[index - 1], stages[index], log)
         own = training._replace(rates=made.rates, corpus=made.corpus, reference=made.reference)
         base = train_policy(own, base, stage, line)
-    shutil.rmtree(work)
+    from_leader(lambda: shutil.rmtree(work))
     return base

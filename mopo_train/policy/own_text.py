@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from mopo_train.console import progress
 from mopo_train.family import GeneratedKL, write_whole
 from mopo_train.policy.adapter import OwnSamples, new_adapter, unwrap
 from mopo_train.policy.corpus import log_probabilities
+from mopo_train.policy.distributed import from_leader
 from mopo_train.policy.sampling import generated_divergence, sample
 from mopo_train.policy.tokens import Encoded, Ids
 
@@ -30,10 +32,11 @@ class Speaker:
     def own_samples(self, base: PreTrainedModel, work: Path, weight: float) -> OwnSamples:
         """Answers of the reference ``base``, with its log-probabilities; kept in ``work``."""
         path, prompts = work / "own-samples.json", self.prompts[:OWN_PROMPTS]
-        if not path.exists():
+        if not from_leader(path.exists):
             rows = sample(base, self.tokenizer, prompts, self.limit, self.seed)
-            write_whole(path, json.dumps([row.response.tolist() for row in rows]))
-        answers = json.loads(path.read_bytes())
+            told = json.dumps([row.response.tolist() for row in rows])
+            from_leader(lambda: write_whole(path, told))
+        answers = from_leader(lambda: json.loads(path.read_bytes()))
         rows = [
             Encoded(prompt, np.array(answer, dtype=np.int32)) for prompt, answer in zip(prompts, answers, strict=True)
         ]
@@ -48,12 +51,13 @@ class Speaker:
         with progress("divergence of generated text", len(adapters)) as line:
             for name, adapter in adapters.items():
                 path = work / f"divergence-{name}.json"
-                if not path.exists():
+                if not from_leader(path.exists):
                     wrapped = new_adapter(model, rank=1, seed=self.seed, start=adapter)
                     came = generated_divergence(wrapped, self.tokenizer, self.prompts[:prompts], self.limit, self.seed)
                     model = unwrap(wrapped)
                     error = came.error if came.prompts > 1 else None
-                    write_whole(path, GeneratedKL(kl=came.kl, error=error, prompts=came.prompts).model_dump_json())
-                found[name] = GeneratedKL.model_validate_json(path.read_bytes())
+                    told = GeneratedKL(kl=came.kl, error=error, prompts=came.prompts).model_dump_json()
+                    from_leader(partial(write_whole, path, told))
+                found[name] = GeneratedKL.model_validate_json(from_leader(path.read_bytes))
                 line.advance(note=name)
         return found

@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mopo_train.policy.corpus import log_probabilities
+from mopo_train.policy.distributed import from_leader
 from mopo_train.policy.tokens import Encoded, Ids
 
 SAMPLED_TOGETHER = 64
@@ -37,7 +38,8 @@ def sample(
 ) -> list[Encoded]:
     """An answer to each of ``prompts``, drawn from ``model``, at most ``limit`` tokens long with its prompt.
 
-    It ends with the end-of-sequence token unless the limit cut it. The same seed gives the same answers.
+    It ends with the end-of-sequence token unless the limit cut it. The same seed gives the same answers. Processes that
+    train together call it alike, since a model may be spread over them; all get the leader's answers.
     """
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     found: dict[int, Encoded] = {}
@@ -48,7 +50,7 @@ def sample(
             indices = order[begin : begin + SAMPLED_TOGETHER]
             answers = _answer(model, tokenizer, [prompts[index] for index in indices], limit)
             found |= {index: Encoded(prompts[index], answer) for index, answer in zip(indices, answers, strict=True)}
-    return [found[index] for index in range(len(prompts))]
+    return from_leader(lambda: [found[index] for index in range(len(prompts))])
 
 
 def generated_divergence(

@@ -10,10 +10,12 @@ from transformers import PreTrainedModel
 
 from mopo_train.console import ProgressLine
 from mopo_train.dual import Solution
+from mopo_train.execution import Execution
 from mopo_train.formulation import Formulation, solve_floors
 from mopo_train.policy.adapter import AdapterTask, OwnSamples, new_adapter, save_adapter, train_adapter, unwrap
 from mopo_train.policy.batches import Planned
 from mopo_train.policy.corpus import Corpus
+from mopo_train.policy.distributed import from_leader
 from mopo_train.policy.followed import Followed, Refresh, make_target
 from mopo_train.policy.loop import LoopSettings
 from mopo_train.policy.workspace import Workspace
@@ -34,7 +36,7 @@ class Training(NamedTuple):
     reference: FloatArray
     """(Y,) log pi_ref of each response, in nats."""
     own: OwnSamples | None
-    checkpoint_seconds: float
+    execution: Execution
 
 
 class PlannedPolicy(NamedTuple):
@@ -74,16 +76,20 @@ def train_policy(
     )
     settings = LoopSettings(
         learning_rate=config.learning_rate,
-        checkpoint_seconds=training.checkpoint_seconds,
+        checkpoint_seconds=training.execution.checkpoint_seconds,
         seed=config.seed,
     )
     model = new_adapter(base, rank=config.rank, seed=config.seed, start=policy.start)
     rows = train_adapter(model, task, settings, work, line)
-    _write_log(policy.log, rows)
-    save_adapter(model, workspace.base_name, work / "adapter")
-    policy.adapter.parent.mkdir(parents=True, exist_ok=True)
-    (work / "adapter").rename(policy.adapter)
-    shutil.rmtree(work)
+
+    def keep() -> None:
+        _write_log(policy.log, rows)
+        save_adapter(model, workspace.base_name, work / "adapter")
+        policy.adapter.parent.mkdir(parents=True, exist_ok=True)
+        (work / "adapter").rename(policy.adapter)
+        shutil.rmtree(work)
+
+    from_leader(keep)
     return unwrap(model)
 
 

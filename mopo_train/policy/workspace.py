@@ -157,6 +157,14 @@ def open_workspace(root: Path, model: str) -> Workspace:
     return Workspace(root, work, str(base), "base")
 
 
+def check_shared(workspace: Workspace) -> None:
+    """Raise FamilyError in a process of a `distributed.group` that does not see what its leader wrote."""
+    if not (workspace.root / RECORD).is_file():
+        raise FamilyError(
+            f"'{workspace.root}' is not the same directory on all machines; name one on a file system that they share."
+        )
+
+
 def clear_finished(workspace: Workspace) -> None:
     """Delete what only a run in progress needs."""
     _clear_work(workspace.root)

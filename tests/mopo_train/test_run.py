@@ -159,9 +159,10 @@ def test_a_killed_run_continues_to_the_same_family(
     out = tmp_path / "family"
     code = f"""
 from pathlib import Path
+from mopo_train.execution import Execution
 from mopo_train.run import RunConfig, run_family
-config = RunConfig(**{CONFIG.model_dump()!r})
-run_family([{str(world.data)!r}], Path({str(out)!r}), config, model={str(world.model)!r}, checkpoint_seconds=0)
+config, execution = RunConfig(**{CONFIG.model_dump()!r}), Execution(checkpoint_seconds=0)
+run_family([{str(world.data)!r}], Path({str(out)!r}), config, model={str(world.model)!r}, execution=execution)
 """
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True) as process:

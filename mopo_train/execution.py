@@ -1,0 +1,15 @@
+"""How the policies of a family are trained, which does not decide what they are."""
+
+from typing import NamedTuple
+
+
+class Execution(NamedTuple):
+    """Where and how a run works; the family is the same whatever it says, but for rounding."""
+
+    checkpoint_seconds: float = 30.0
+    """Between checkpoints of a policy in training."""
+    shard: bool = False
+    """Spread the base model over the processes that train a policy together (`policy.distributed`)."""
+
+
+HERE = Execution()

@@ -1,0 +1,74 @@
+"""The members of a family as family.json has them: the reference, trained and interpolated policies."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mopo_train import __version__
+from mopo_train.dual import Solution
+from mopo_train.family import INTERPOLATED, REFERENCE, Between, Policy, PolicyFamily, between_id
+from mopo_train.policy.interpolation import interpolate_adapters
+from mopo_train.policy.workspace import Workspace
+from mopo_train.preferences import PreferenceData
+
+if TYPE_CHECKING:
+    from mopo_train.run import RunConfig
+
+
+def policy_id(index: int) -> str:
+    """Name of a trained policy: its place along the front."""
+    return f"policy-{index:02d}"
+
+
+def trained(config: "RunConfig", points: Sequence[Solution]) -> list[Policy]:
+    """A member for each of ``points``."""
+    return [
+        Policy(
+            id=policy_id(index),
+            kind=config.method,
+            adapter=f"policies/{policy_id(index)}",
+            floors=point.floors,
+            multipliers=point.multipliers,
+            predicted=point.predicted,
+            predicted_low=point.predicted_low,
+            bound=point.bound,
+            ess=point.ess,
+        )
+        for index, point in enumerate(points)
+    ]
+
+
+def interpolated(config: "RunConfig", root: Path, trained: int) -> list[Policy]:
+    """Write ``config.interpolate`` adapters between each trained policy and the next, where they are not yet."""
+    made = []
+    for index in range(trained - 1):
+        for part in range(1, config.interpolate + 1):
+            share = part / (config.interpolate + 1)
+            between = Between(first=policy_id(index), second=policy_id(index + 1), share=share)
+            name = between_id(between.first, share)
+            whole, partial = root / "policies" / name, root / ".work" / name
+            if not whole.is_dir():
+                first, second = root / "policies" / between.first, root / "policies" / between.second
+                interpolate_adapters(first, second, share, partial)
+                partial.rename(whole)
+            made.append(Policy(id=name, kind=INTERPOLATED, adapter=f"policies/{name}", between=between))
+    return made
+
+
+def describe(
+    config: "RunConfig", workspace: Workspace, data: PreferenceData, members: Sequence[Policy]
+) -> PolicyFamily:
+    """What ``family.json`` says of a family with the reference and ``members``."""
+    parity = dict.fromkeys(data.objectives, 0.5)
+    first = Policy(id=REFERENCE, kind=REFERENCE, adapter=None, predicted=parity, predicted_low=parity, ess=1.0)
+    return PolicyFamily(
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        package_version=__version__,
+        base_model=workspace.base_name,
+        objectives=list(data.objectives),
+        primary=config.primary,
+        data=data.summary,
+        config=config.model_dump(mode="json"),
+        policies=[first, *sorted(members, key=lambda member: member.id)],
+    )
