@@ -259,14 +259,14 @@ def _distance(row: PolicyMargins) -> tuple[float, float, str]:
 def _shortfall(row: PolicyMargins, floors: Floors) -> str:
     """Which floors the closest policy misses, and by how much."""
     missed = [
-        f"{name} {_less(bound, floors[name])}"
+        f"{name} {less(bound, floors[name])}"
         for name, bound in row.certified.items()
         if bound is not None and bound < floors[name]
     ]
     return f"no policy holds every floor: the closest, {row.id}, misses {', '.join(missed)}"
 
 
-def _less(bound: float, floor: float) -> str:
+def less(bound: float, floor: float) -> str:
     """``bound`` < ``floor`` with the digits, three or more, that it takes to see it."""
     digits = next((n for n in range(3, 17) if f"{bound:.{n}f}" != f"{floor:.{n}f}"), 17)
     return f"{bound:.{digits}f} < {floor:.{digits}f}"

@@ -53,8 +53,7 @@ class Admin:
         """All of them want a key with the right ``admin``."""
         return [
             Route("/admin/reload", self._reload, methods=["POST"]),
-            Route("/admin/rollout", self._show, methods=["GET"]),
-            Route("/admin/rollout", self._stage, methods=["POST"]),
+            Route("/admin/rollout", self._rollout, methods=["GET", "POST"]),
             Route("/admin/rollout/promote", self._promote, methods=["POST"]),
             Route("/admin/rollout/rollback", self._rollback, methods=["POST"]),
         ]
@@ -69,8 +68,11 @@ class Admin:
             self._show_shares()
         return JSONResponse({"reloaded": True, "before": old.fingerprint, **_described(version)})
 
-    async def _stage(self, request: Request) -> Response:
+    async def _rollout(self, request: Request) -> Response:
         require(request.scope, "admin")
+        return await self._stage(request) if request.method == "POST" else JSONResponse(await self._compared())
+
+    async def _stage(self, request: Request) -> Response:
         body = validated(RolloutBody, parse_body(await read_body(request.scope, request.receive, 1 << 16)), "")
         async with self._changing:
             deployment = self._deployment
@@ -83,10 +85,6 @@ class Admin:
                 deployment.stage(version, body.share)
             self._show_shares()
             return JSONResponse(await self._compared())
-
-    async def _show(self, request: Request) -> Response:
-        require(request.scope, "admin")
-        return JSONResponse(await self._compared())
 
     async def _promote(self, request: Request) -> Response:
         require(request.scope, "admin")
@@ -119,7 +117,7 @@ class Admin:
             return await self._releases.make(
                 self._pool, Path(family) if family else None, Path(profiles) if profiles else None
             )
-        except MopoError as error:
+        except (MopoError, OSError, ValueError) as error:  # a name may be none that the system takes
             raise ApiError(409, f"nothing was changed: {error}", code="not_released") from error
 
     async def close(self) -> None:

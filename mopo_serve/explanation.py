@@ -3,7 +3,7 @@
 from typing import Any
 
 from mopo_eval.profiles import Floors
-from mopo_eval.selection import PolicyMargins, Selection
+from mopo_eval.selection import PolicyMargins, Selection, less
 from mopo_serve.caller import ANYBODY, Caller
 from mopo_serve.requests import RequestedProfile
 from mopo_serve.routing import Question, Routing
@@ -51,9 +51,9 @@ def why(selection: Selection, row: PolicyMargins, primary: str) -> str:
     if row.suspended:
         return "suspended: what users saw of it did not hold its floors"
     missed = [
-        f"{name} {row.certified[name]:.3f} < {selection.floors[name]:.3f}"
-        for name, margin in row.margins.items()
-        if margin is not None and margin < 0
+        f"{name} {less(bound, selection.floors[name])}"
+        for name, bound in row.certified.items()
+        if bound is not None and bound < selection.floors[name]
     ]
     unknown = [name for name, margin in row.margins.items() if margin is None]
     if row.primary is None:

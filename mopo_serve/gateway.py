@@ -150,6 +150,7 @@ class Gateway:
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
                 Route("/metrics", self._metrics),
+                Route("/openapi.json", self._openapi),
                 *(self.admin.routes() if self.admin else []),
                 *extras.routes,
                 Route("/v1/feedback", self._no_feedback, methods=["POST"]),  # where ``extras`` have none
@@ -205,6 +206,11 @@ class Gateway:
         if told["policy"] is not None:
             identity.append((b"x-mopo-policy", told["policy"].encode("ascii")))
         return JSONResponse(told)
+
+    async def _openapi(self, _: Request) -> Response:
+        from mopo_serve.openapi import document
+
+        return JSONResponse(document())
 
     async def _no_feedback(self, _: Request) -> Response:
         message = "this gateway keeps no decisions (--audit none), so nothing is known that could be judged"

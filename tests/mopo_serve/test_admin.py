@@ -1,6 +1,7 @@
 """Reload and staged rollout: what is live changes at once, as a whole, and no request is lost."""
 
 import asyncio
+import json
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -198,6 +199,16 @@ async def test_an_engine_that_is_started_again_gets_the_adapters_that_were_live_
         with pytest.raises(FamilyError, match="policy-02' has changed since the gateway began to serve it"):
             releases.check_unchanged(gateway.deployment.live)
         await gateway.close()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "\ud800"])
+@pytest.mark.parametrize("field", ["family", "profiles"])
+async def test_names_that_no_file_can_have_change_nothing(root: Path, field: str, name: str) -> None:
+    async with operated(root, StubEngine()) as (_, client):
+        body = json.dumps({"share": 0.5, field: name})
+        answer = await client.post("/admin/rollout", content=body, headers=AS_OPS)
+        assert answer.status_code in (400, 409), answer.text
+        assert (await chat(client)).headers["x-mopo-policy"] == "policy-01"
 
 
 async def test_engines_that_load_nothing_keep_what_is_live(root: Path) -> None:
