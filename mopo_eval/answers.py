@@ -4,7 +4,7 @@ Speaks ``/v1/chat/completions`` with the policy's id as the model. Nothing is wr
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import httpx
@@ -71,13 +71,18 @@ class Refusal(NamedTuple):
     message: str
 
 
+def question_of(key: AnswerKey, prompts: Mapping[str, EvaluationPrompt], sampling: Sampling) -> Question:
+    """The question whose answer is ``key``; ``prompts`` by id."""
+    return Question(key, prompts[key.prompt_id].messages, request_seed(sampling.seed, key.prompt_id, key.sample))
+
+
 def questions(policies: Sequence[str], prompts: Sequence[EvaluationPrompt], sampling: Sampling) -> Iterator[Question]:
     """Every answer to ask for; one policy after the other, since engines batch an adapter best."""
+    known = {prompt.id: prompt for prompt in prompts}
     for policy in policies:
         for prompt in prompts:
             for sample in range(sampling.samples):
-                seed = request_seed(sampling.seed, prompt.id, sample)
-                yield Question(AnswerKey(policy, prompt.id, sample), prompt.messages, seed)
+                yield question_of(AnswerKey(policy, prompt.id, sample), known, sampling)
 
 
 def request_seed(seed: int, prompt_id: str, sample: int) -> int:

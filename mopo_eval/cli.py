@@ -18,8 +18,8 @@ from mopo_train.family import PolicyFamily, check_adapters, read_family
 
 if TYPE_CHECKING:
     from mopo_eval.evaluation import RunSummary
+    from mopo_eval.figures import Rate
     from mopo_eval.measure import Measurement, Plan
-    from mopo_eval.stances import Rate
 
 PATH = click.Path(path_type=Path)
 

@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mopo_eval.answers import Answer, AnswerKey, Question, Refusal, Sampling, ask
+from mopo_eval.answers import Answer, Question, Refusal, Sampling, ask
 from mopo_eval.endpoint import Endpoint, Patience
 from mopo_eval.engine import Engine, open_engine
 from mopo_eval.engine.process import last_words
@@ -30,44 +30,54 @@ class EngineChoice(NamedTuple):
         return self.name not in started or kind not in started or self.name == kind
 
 
+class Missing(NamedTuple):
+    """Answers to get."""
+
+    questions: Iterable[Question]
+    total: int
+    """How many they are."""
+    on_kept: Callable[[Answer, int], None] = lambda answer, place: None
+    """Told of each answer when it is in the spool, and of its place there."""
+
+
 def collect(
     root: Path,
     family: PolicyFamily,
     *,
-    missing: list[Question],
+    missing: Missing,
     sampling: Sampling,
     choice: EngineChoice,
     spool_path: Path,
-) -> dict[AnswerKey, Answer]:
-    """The ``missing`` answers, by their key; each is in the spool at ``spool_path`` as soon as it came.
+) -> None:
+    """Get the ``missing`` answers; each is in the spool at ``spool_path`` as soon as it came.
 
     Raises EngineError, which says how many answers are kept, if the engine fails or refuses a question for good.
     """
-    given: dict[AnswerKey, Answer] = {}
+    given = 0
     log = spool_path.with_name("engine.log")
     with open_spool(spool_path) as spool:
         try:
             with (
                 open_engine(choice.name, root, family, log=log) as engine,
-                progress(f"answers ({engine.kind})", len(missing)) as line,
+                progress(f"answers ({engine.kind})", missing.total) as line,
             ):
                 clock = _Clock(line)
 
                 def keep(answer: Answer) -> None:
-                    spool.append(answer)
-                    given[answer.key] = answer
+                    nonlocal given
+                    missing.on_kept(answer, spool.append(answer))
+                    given += 1
                     line.advance(note=clock.note(answer.policy))
 
                 endpoint = Endpoint(engine.url, engine.kind, choice.concurrency, choice.patience)
                 try:
-                    refused = asyncio.run(ask(endpoint, missing, sampling, keep))
+                    refused = asyncio.run(ask(endpoint, missing.questions, sampling, keep))
                 except EngineError as error:
                     raise EngineError(f"{error}{_log_end(engine, log)}") from error
         except EngineError as error:
             raise EngineError(f"{error} {_kept(given, missing)}") from error
     if refused:
         raise EngineError(f"{_refused_prompts(refused)} {_kept(given, missing)}")
-    return given
 
 
 def _log_end(engine: Engine, log: Path) -> str:
@@ -84,8 +94,8 @@ def _refused_prompts(refused: Sequence[Refusal]) -> str:
     )
 
 
-def _kept(given: Mapping[AnswerKey, Answer], missing: Sequence[Question]) -> str:
-    return f"{len(given)} of the {len(missing)} answers that were missing came and are kept; repeat to continue."
+def _kept(given: int, missing: Missing) -> str:
+    return f"{given} of the {missing.total} answers that were missing came and are kept; repeat to continue."
 
 
 class _Clock:

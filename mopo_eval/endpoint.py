@@ -68,12 +68,17 @@ async def in_flight(
 
 
 async def post_chat(client: httpx.AsyncClient, endpoint: Endpoint, body: dict[str, Any]) -> httpx.Response:
+    """As ``post``, of a chat completion."""
+    return await post(client, endpoint, "/v1/chat/completions", body)
+
+
+async def post(client: httpx.AsyncClient, endpoint: Endpoint, path: str, body: dict[str, Any]) -> httpx.Response:
     """The first response that is not worth a retry. Raises EngineError after the last attempt."""
     patience, problem = endpoint.patience, ""
     for attempt in range(patience.attempts):
         wait = 0.0
         try:
-            response = await client.post("/v1/chat/completions", json=body)
+            response = await client.post(path, json=body)
             if response.status_code not in RETRIED:
                 return response
             problem = f"it answered {response.status_code}: {error_message(response)}"

@@ -35,8 +35,10 @@ class ScoreTable(NamedTuple):
     def wins(self) -> FloatArray:
         """(P, K, N) share of pairs of samples in which the policy beats the reference, ties counted half."""
         reference = self.scores[list(self.policies).index(REFERENCE)]  # (K, N, S)
-        ours, theirs = self.scores[..., :, None], reference[None, ..., None, :]  # (P, K, N, S, 1), (1, K, N, 1, S)
-        share: FloatArray = ((ours > theirs) + 0.5 * (ours == theirs)).mean(axis=(3, 4))
+        share = np.empty(self.scores.shape[:3])
+        for p, k in np.ndindex(share.shape[:2]):  # all at once would hold S times as many numbers as there are scores
+            ours, theirs = self.scores[p, k, :, :, None], reference[k, :, None, :]  # (N, S, 1), (N, 1, S)
+            share[p, k] = ((ours > theirs) + 0.5 * (ours == theirs)).mean(axis=(1, 2))
         return share
 
 

@@ -5,15 +5,18 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mopo_eval.answers import Answer, AnswerKey, Sampling
+from mopo_eval.answer_store import ROWS_AT_ONCE, AnswerStore, Grid
+from mopo_eval.answers import Answer, Sampling
+from mopo_eval.figures import Figure
 from mopo_eval.prompts import EvaluationPrompt
-from mopo_eval.spool import read_spool
 from mopo_eval.stances import StanceRates
 from mopo_train.errors import FamilyError
 from mopo_train.family import ObjectiveName, PolicyFamily, UnitScore, first_problem, write_whole
@@ -21,6 +24,8 @@ from mopo_train.family import ObjectiveName, PolicyFamily, UnitScore, first_prob
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Item = TypeVar("Item")
+RESPONSES, JUDGEMENTS = "responses.parquet", "judgements.parquet"
 SPOOL = "answers.jsonl"
 """Answers of a run that is not finished."""
 
@@ -92,6 +97,8 @@ class RunSummary(_Model):
     (``flipped``: a tie), where there are any."""
     stances: list[StanceRates] = []
     """Harmful compliance, refusal and over-refusal, where a judge tells them."""
+    figures: list[Figure] = []
+    """Other shares that judges tell beside their scores: abstentions, supported claims, MC1 and MC2."""
     counted: int = 0
     """Policies that share the error of the certified bounds: those measured, and those that a search on these prompts
     could have tried. 0: those measured."""
@@ -129,26 +136,19 @@ def run_name(
     return f"{_digest(drawn)[:10]}-{_digest(scored)[:6]}"
 
 
-class KeptAnswer(NamedTuple):
-    """An answer that is on disk."""
+def find_answers(root: Path, run: str, grid: Grid, accepts: Callable[[str], bool]) -> AnswerStore:
+    """Answers that ``run``, or a run with the same sampling and other judges, has already; its own come first.
 
-    answer: Answer
-    run: str
-    """Name of the run that has it."""
-
-
-def kept_answers(root: Path, run: str, accepts: Callable[[str], bool]) -> dict[AnswerKey, KeptAnswer]:
-    """Answers that ``run``, or a run with the same sampling and other judges, has already; by their key.
-
-    Only those of engines whose kind ``accepts`` takes.
+    Only those of engines whose kind ``accepts`` takes. Close it as a context.
     """
-    kept: dict[AnswerKey, KeptAnswer] = {}
+    store = AnswerStore(grid)
     own = root / "evaluation" / run
     others = sorted((root / "evaluation").glob(f"{run.partition('-')[0]}-*"))
     for directory in [*(other for other in others if other != own), own]:
-        found = [*read_responses(directory), *read_spool(directory / SPOOL, Answer)]
-        kept |= {answer.key: KeptAnswer(answer, directory.name) for answer in found if accepts(answer.engine)}
-    return kept
+        store.add_table(directory / RESPONSES, directory.name, accepts)
+        if (directory / SPOOL).is_file():
+            store.add_spool(directory / SPOOL, directory.name, accepts)
+    return store
 
 
 def read_responses(directory: Path) -> list[Answer]:
@@ -156,7 +156,7 @@ def read_responses(directory: Path) -> list[Answer]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = directory / "responses.parquet"
+    path = directory / RESPONSES
     if not path.is_file():
         return []
     try:
@@ -165,24 +165,79 @@ def read_responses(directory: Path) -> list[Answer]:
         raise FamilyError(f"cannot read '{path}': {error}; delete '{directory}' to measure again.") from error
 
 
+class TableWriter:
+    """A Parquet file that is written a row group at a time and takes its name when it is whole."""
+
+    def __init__(self, path: Path, schema: "pa.Schema") -> None:
+        """Writes beside ``path`` until ``finish``."""
+        import pyarrow.parquet as pq
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._schema = path, schema
+        self._partial = path.with_name(path.name + ".partial")
+        self._writer = pq.ParquetWriter(self._partial, schema)
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """One row group."""
+        import pyarrow as pa
+
+        self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        self._writer.close()
+        self._partial.replace(self._path)
+
+    def drop(self) -> None:
+        """Leave nothing behind."""
+        self._writer.close()
+        self._partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def table_writer(directory: Path, name: str) -> Iterator[TableWriter]:
+    """Writes ``RESPONSES`` or ``JUDGEMENTS``, whole or not at all."""
+    writer = TableWriter(directory / name, _schema(name))
+    try:
+        yield writer
+    except BaseException:
+        writer.drop()
+        raise
+    writer.finish()
+
+
+def _schema(name: str) -> "pa.Schema":
+    import pyarrow as pa
+
+    texts, counts = pa.string(), pa.int64()
+    key = {"policy": texts, "prompt_id": texts, "sample": counts}
+    if name == JUDGEMENTS:
+        return pa.schema(
+            key | {"objective": texts, "judge": texts, "score": pa.float64(), "label": texts, "evidence": texts}
+        )
+    response = {"prompt": texts, "category": texts, "response": texts, "finish_reason": texts}
+    return pa.schema(key | response | {"prompt_tokens": counts, "completion_tokens": counts, "engine": texts})
+
+
 def write_tables(
     directory: Path, prompts: Sequence[EvaluationPrompt], answers: Iterable[Answer], judgements: Iterable[JudgementRow]
 ) -> None:
-    """Write ``responses.parquet`` and ``judgements.parquet``, each by rename."""
-    import pyarrow as pa
-
+    """Write ``responses.parquet`` and ``judgements.parquet``, each by rename, ``ROWS_AT_ONCE`` rows at a time."""
     asked = {prompt.id: {"prompt": prompt.text, "category": prompt.category} for prompt in prompts}
-    texts, counts = pa.string(), pa.int64()
-    key = {"policy": texts, "prompt_id": texts, "sample": counts}
-    response = {"prompt": texts, "category": texts, "response": texts, "finish_reason": texts}
-    tokens = {"prompt_tokens": counts, "completion_tokens": counts, "engine": texts}
-    verdict = {"objective": texts, "judge": texts, "score": pa.float64(), "label": texts, "evidence": texts}
-    _write_parquet(
-        directory / "responses.parquet",
-        [a._asdict() | asked[a.prompt_id] for a in answers],
-        pa.schema(key | response | tokens),
-    )
-    _write_parquet(directory / "judgements.parquet", [j._asdict() for j in judgements], pa.schema(key | verdict))
+    with table_writer(directory, RESPONSES) as responses:
+        for some in batched(answers):
+            responses.write([answer._asdict() | asked[answer.prompt_id] for answer in some])
+    with table_writer(directory, JUDGEMENTS) as judged:
+        for rows in batched(judgements):
+            judged.write([row._asdict() for row in rows])
+
+
+def batched(rows: Iterable[Item]) -> Iterator[list[Item]]:
+    """``rows`` in lists of ``ROWS_AT_ONCE``; an empty one where there are none, so that a table has its columns."""
+    waiting, any_yet = iter(rows), False
+    while (some := list(islice(waiting, ROWS_AT_ONCE))) or not any_yet:
+        any_yet = True
+        yield some
 
 
 def read_summary(path: Path) -> RunSummary:
@@ -199,16 +254,6 @@ def write_summary(directory: Path, summary: RunSummary) -> None:
     """Write ``run.json``, and drop the spool that it replaces."""
     write_whole(directory / "run.json", summary.model_dump_json(indent=2) + "\n")
     (directory / SPOOL).unlink(missing_ok=True)
-
-
-def _write_parquet(path: Path, rows: list[dict[str, Any]], schema: "pa.Schema") -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial)
-    partial.replace(path)
 
 
 def _digest(value: Any) -> str:

@@ -5,7 +5,6 @@ Orchestrates the other modules and owns the order in which things become durable
 """
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,33 +13,39 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mopo_eval.answers import Answer, AnswerKey, Sampling, questions
-from mopo_eval.collect import EngineChoice, collect
+from mopo_eval.answer_store import AnswerStore, Grid, Tally
+from mopo_eval.answers import Sampling, question_of
+from mopo_eval.choice_scores import ChoicePlan, choice_scores
+from mopo_eval.collect import EngineChoice, Missing, collect
 from mopo_eval.estimates import ScoreTable, make_scorecards
 from mopo_eval.evaluation import (
+    JUDGEMENTS,
+    RESPONSES,
     SPOOL,
     CategoryMean,
     Hypervolume,
-    JudgementRow,
     RunSummary,
-    kept_answers,
+    batched,
+    find_answers,
     run_name,
+    table_writer,
     write_summary,
-    write_tables,
 )
+from mopo_eval.figures import Shares
 from mopo_eval.front import measured_front, resampled_front
-from mopo_eval.judges import UNREADABLE, Case, Judge
+from mopo_eval.judges import UNREADABLE, Judge
+from mopo_eval.judges.case import Figured
 from mopo_eval.judges.llm import FLIPPED
-from mopo_eval.judges.scoring import score_cases
+from mopo_eval.judging import Docket, judged
 from mopo_eval.profiles import write_profiles
 from mopo_eval.prompts import EvaluationPrompt, check_unseen, trained_prompts
 from mopo_eval.propose import COMMENT, propose_profiles
 from mopo_eval.registration import register, runs_that_scored
 from mopo_eval.scorecards import Scorecard, write_scorecards
-from mopo_eval.stances import stance_rates
+from mopo_eval.stances import Stances
 from mopo_train.console import say
-from mopo_train.errors import JudgeError
 from mopo_train.family import INTERPOLATED, REFERENCE, PolicyFamily
+from mopo_train.judgement import Judgement
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,11 @@ class Plan:
     """Intervals that never cover less often than they say, and are wider."""
     allow_trained: bool = False
     """Measure even on prompts that the family was trained on."""
+
+    @property
+    def choices(self) -> ChoicePlan:
+        """What multiple choice needs of the engine."""
+        return ChoicePlan(self.prompts, self.judges, self.engine)
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -82,69 +92,87 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
     JudgeError; answers that were given stay on disk.
     """
     began = time.monotonic()
-    judges = {objective: judge.name for objective, judge in plan.judges.items()}
     run = run_name(family, plan.prompts, plan.sampling, plan.fingerprints)
     register(root, family, run, plan.prompts)
-    answers, reused = _answers(root, family, plan, run)
-    judgements = judge_answers(answers, plan, root / "evaluation" / run)
-    policies = [policy.id for policy in family.policies]
-    scores = _score_table(judgements, policies, plan)
+    directory, policies = root / "evaluation" / run, [policy.id for policy in family.policies]
+    grid = Grid(policies, [prompt.id for prompt in plan.prompts], plan.sampling.samples)
+    with find_answers(root, run, grid, plan.engine.accepts) as store:
+        reused = _complete(store, root, family, plan, directory)
+        choices = choice_scores(root, family, plan.choices, directory)
+        docket = Docket(
+            store,
+            {prompt.id: prompt for prompt in plan.prompts},
+            lambda place: store[grid.place_of(REFERENCE, place)].response,
+            choices,
+        )
+        judged = _judge(docket, plan, directory, grid)
+        tally = _write_responses(store, plan, directory)
     counted = counted_policies(root, family, {prompt.text for prompt in plan.prompts})
-    cards: list[Scorecard] = []
-    front, volume, probability = None, None, {}
-    if judges:
-        cards = make_scorecards(
-            scores,
-            judges,
-            run=run,
-            confidence=plan.confidence,
-            conservative=plan.conservative,
-            counted=counted,
-        )
-        front = measured_front(cards)
-        likely = resampled_front(scores.values, list(front.reference_point.values()), plan.confidence)
-        probability = dict(zip(policies, likely.probability, strict=True))
-        volume = Hypervolume(
-            value=front.hypervolume,
-            reference_point=front.reference_point,
-            ideal_point=dict.fromkeys(front.reference_point, 1.0),
-            low=min(likely.low, front.hypervolume),
-            high=max(likely.high, front.hypervolume),
-        )
+    found = _scored(judged.scores, plan, run, counted) if plan.judges else None
     summary = RunSummary(
         run=run,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        engine="+".join(sorted({answer.engine for answer in answers})),
+        engine="+".join(sorted(tally.engines)),
         prompts=len(plan.prompts),
         policies=policies,
-        judges=judges,
+        judges={objective: judge.name for objective, judge in plan.judges.items()},
         fingerprints=plan.fingerprints,
         sampling=plan.sampling,
         confidence=plan.confidence,
         conservative=plan.conservative,
-        front_probability=probability,
-        front=front.policies if front else [],
-        hypervolume=volume,
-        answers=len(answers),
+        front_probability=found.probability if found else {},
+        front=found.front if found else [],
+        hypervolume=found.hypervolume if found else None,
+        answers=grid.size,
         prompts_from=plan.prompts_from,
         seconds=round(time.monotonic() - began, 3),
-        cut=dict(Counter(answer.policy for answer in answers if answer.finish_reason == "length")),
-        empty=dict(Counter(answer.policy for answer in answers if not answer.response.strip())),
-        categories=_category_means(scores, plan.prompts),
-        doubtful=_doubtful(judgements),
-        stances=stance_rates(judgements, plan.confidence),
+        cut=tally.cut,
+        empty=tally.empty,
+        categories=_category_means(judged.scores, plan.prompts),
+        doubtful=judged.doubtful,
+        stances=judged.stances.rates(plan.confidence),
+        figures=judged.shares.figures(plan.confidence),
         counted=counted,
-        withheld=_withheld(family, front.policies) if front else [],
+        withheld=_withheld(family, found.front) if found else [],
     )
-    directory = root / "evaluation" / run
-    write_tables(directory, plan.prompts, answers, judgements)
+    cards = found.cards if found else []
     write_summary(directory, summary)
     write_scorecards(root, [card for card in cards if card.policy not in summary.withheld], summary.withheld)
     if summary.withheld:
         say(f"interpolated and dominated, so withheld from every profile: {', '.join(summary.withheld)}")
-    if front:
-        _propose(root, family, cards, front.policies)
+    if found:
+        _propose(root, family, cards, found.front)
     return Measurement(summary, cards, reused)
+
+
+class _Scored(NamedTuple):
+    """What follows from the scores."""
+
+    cards: list[Scorecard]
+    front: list[str]
+    probability: dict[str, float]
+    hypervolume: Hypervolume
+
+
+def _scored(scores: ScoreTable, plan: Plan, run: str, counted: int) -> _Scored:
+    cards = make_scorecards(
+        scores,
+        {objective: judge.name for objective, judge in plan.judges.items()},
+        run=run,
+        confidence=plan.confidence,
+        conservative=plan.conservative,
+        counted=counted,
+    )
+    front = measured_front(cards)
+    likely = resampled_front(scores.values, list(front.reference_point.values()), plan.confidence)
+    volume = Hypervolume(
+        value=front.hypervolume,
+        reference_point=front.reference_point,
+        ideal_point=dict.fromkeys(front.reference_point, 1.0),
+        low=min(likely.low, front.hypervolume),
+        high=max(likely.high, front.hypervolume),
+    )
+    return _Scored(cards, front.policies, dict(zip(scores.policies, likely.probability, strict=True)), volume)
 
 
 def counted_policies(root: Path, family: PolicyFamily, texts: set[str]) -> int:
@@ -168,24 +196,22 @@ def _withheld(family: PolicyFamily, front: Sequence[str]) -> list[str]:
     ]
 
 
-def _answers(root: Path, family: PolicyFamily, plan: Plan, run: str) -> tuple[list[Answer], int]:
-    """Every answer in the order of policies, prompts and samples, and how many were there already."""
-    policies = [policy.id for policy in family.policies]
-    planned = list(questions(policies, plan.prompts, plan.sampling))
-    kept = kept_answers(root, run, plan.engine.accepts)
-    reused = [kept[question.key] for question in planned if question.key in kept]
-    missing = [question for question in planned if question.key not in kept]
-    answers: dict[AnswerKey, Answer] = {found.answer.key: found.answer for found in reused}
+def _complete(store: AnswerStore, root: Path, family: PolicyFamily, plan: Plan, directory: Path) -> int:
+    """Get the answers that ``store`` lacks, and say how many were there already."""
+    grid, reused = store.grid, store.count
     if reused:
-        kinds = "+".join(sorted({found.answer.engine for found in reused}))
-        where = ", ".join(sorted({f"evaluation/{found.run}" for found in reused}))
-        say(f"reusing {len(reused)} of {len(planned)} answers, which an earlier run got ({kinds}; {where})")
-    if missing:
+        where, kinds = ", ".join(f"evaluation/{run}" for run in store.runs), "+".join(sorted(store.engines))
+        say(f"reusing {reused} of {grid.size} answers, which an earlier run got ({kinds}; {where})")
+    if reused < grid.size:
         if not plan.allow_trained:
             _refuse_trained(family, plan.prompts)
-        spool = root / "evaluation" / run / SPOOL
-        answers |= collect(root, family, missing=missing, sampling=plan.sampling, choice=plan.engine, spool_path=spool)
-    return [answers[question.key] for question in planned], len(reused)
+        spool = directory / SPOOL
+        note = store.add_spool(spool, directory.name, plan.engine.accepts)
+        prompts, places = {prompt.id: prompt for prompt in plan.prompts}, store.missing()
+        asked = (question_of(grid.key(place), prompts, plan.sampling) for place in places)
+        missing = Missing(asked, grid.size - reused, note)
+        collect(root, family, missing=missing, sampling=plan.sampling, choice=plan.engine, spool_path=spool)
+    return reused
 
 
 def _refuse_trained(family: PolicyFamily, prompts: Sequence[EvaluationPrompt]) -> None:
@@ -196,43 +222,52 @@ def _refuse_trained(family: PolicyFamily, prompts: Sequence[EvaluationPrompt]) -
         check_unseen(prompts, trained)
 
 
-def judge_answers(answers: Sequence[Answer], plan: Plan, directory: Path) -> list[JudgementRow]:
-    """Every judge on every answer, in the order of answers and objectives. Raises JudgeError."""
-    prompts = {prompt.id: prompt for prompt in plan.prompts}
-    baselines = {(answer.prompt_id, answer.sample): answer.response for answer in answers if answer.policy == REFERENCE}
-    cases = []
-    for answer in answers:
-        prompt = prompts[answer.prompt_id]
-        truth = (prompt.references, prompt.incorrect, prompt.harmful)
-        where = f"prompt '{prompt.id}' ({answer.policy})"
-        baseline = baselines.get((answer.prompt_id, answer.sample))
-        cases.append(Case(prompt.prompt, answer.response, where, *truth, baseline))
-    try:
-        judged = {name: score_cases(judge, cases, directory) for name, judge in plan.judges.items()}
-    except JudgeError as error:
-        told = str(error).rstrip(".")
-        raise JudgeError(f"{told}. All {len(answers)} answers are kept; correct the judge and repeat.") from error
-    return [
-        JudgementRow(*answer.key, objective, judge.name, *judged[objective][index])
-        for index, answer in enumerate(answers)
-        for objective, judge in plan.judges.items()
-    ]
+class _Judged(NamedTuple):
+    """Everything that judges said, added up."""
 
-
-def _doubtful(judgements: Sequence[JudgementRow]) -> dict[str, dict[str, int]]:
+    scores: ScoreTable
+    doubtful: dict[str, dict[str, int]]
     """How many judgements of each objective are no verdicts, by label."""
-    found = Counter((row.objective, row.label) for row in judgements if row.label in (UNREADABLE, FLIPPED))
-    counts: dict[str, dict[str, int]] = {}
-    for (objective, label), count in found.items():
-        counts.setdefault(objective, {})[str(label)] = count
-    return counts
+    stances: Stances
+    shares: Shares
 
 
-def _score_table(judgements: Sequence[JudgementRow], policies: Sequence[str], plan: Plan) -> ScoreTable:
-    """The scores as an array; judgements are in the order of policies, prompts, samples, objectives."""
-    shape = (len(policies), len(plan.prompts), plan.sampling.samples, len(plan.judges))
-    scores = np.array([row.score for row in judgements], dtype=np.float64).reshape(shape)
-    return ScoreTable(policies, list(plan.judges), scores.transpose(0, 3, 1, 2))
+def _judge(docket: Docket, plan: Plan, directory: Path, grid: Grid) -> _Judged:
+    """Judge every answer and write ``judgements.parquet``. Raises JudgeError."""
+    objectives = list(plan.judges)
+    flat = np.empty((len(objectives), grid.size))
+    doubtful: dict[str, dict[str, int]] = {}
+    stances, shares = Stances(grid.prompts), Shares(grid.prompts)
+    with table_writer(directory, JUDGEMENTS) as table:
+        for begin, rows in judged(docket, plan.judges, directory):
+            table.write([row._asdict() for row in rows])
+            judge = plan.judges[rows[0].objective]
+            flat[objectives.index(rows[0].objective), begin : begin + len(rows)] = [row.score for row in rows]
+            for row in rows:
+                stances.add(row)
+                if row.label in (UNREADABLE, FLIPPED):
+                    counts = doubtful.setdefault(row.objective, {})
+                    counts[str(row.label)] = counts.get(str(row.label), 0) + 1
+                if isinstance(judge, Figured):
+                    for name, value in judge.figures(Judgement(*row[5:])).items():
+                        shares.add(row.policy, row.objective, name, row.prompt_id, value)
+        if not plan.judges:
+            table.write([])
+    shape = (len(objectives), len(grid.policies), len(grid.prompts), grid.samples)
+    scores = flat.reshape(shape).transpose(1, 0, 2, 3)  # (P, K, N, S)
+    return _Judged(ScoreTable(grid.policies, objectives, scores), doubtful, stances, shares)
+
+
+def _write_responses(store: AnswerStore, plan: Plan, directory: Path) -> Tally:
+    """Write ``responses.parquet`` in the run's order."""
+    asked = {prompt.id: {"prompt": prompt.text, "category": prompt.category} for prompt in plan.prompts}
+    tally = Tally(set(), {}, {})
+    with table_writer(directory, RESPONSES) as table:
+        for some in batched(store[place] for place in range(len(store))):
+            for answer in some:
+                tally.add(answer)
+            table.write([answer._asdict() | asked[answer.prompt_id] for answer in some])
+    return tally
 
 
 def _category_means(table: ScoreTable, prompts: Sequence[EvaluationPrompt]) -> list[CategoryMean]:

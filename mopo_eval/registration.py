@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mopo_eval.answer_store import ROWS_AT_ONCE
 from mopo_eval.evaluation import SPOOL, read_summary
 from mopo_eval.profiles import ProfileFile, read_profiles
 from mopo_eval.prompts import EvaluationPrompt
@@ -68,7 +69,8 @@ def runs_that_scored(root: Path, texts: Iterable[str]) -> list[str]:
     wanted, found = set(texts), []
     for path in sorted((root / "evaluation").glob("*/run.json")):
         if read_summary(path).judges:
-            asked = pq.read_table(path.with_name("responses.parquet"), columns=["prompt"])["prompt"].unique()
-            if wanted.intersection(asked.to_pylist()):
-                found.append(path.parent.name)
+            with pq.ParquetFile(path.with_name("responses.parquet")) as table:
+                batches = table.iter_batches(ROWS_AT_ONCE, columns=["prompt"])
+                if any(wanted.intersection(batch.column("prompt").unique().to_pylist()) for batch in batches):
+                    found.append(path.parent.name)
     return found

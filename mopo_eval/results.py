@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from mopo_eval.answer_store import ROWS_AT_ONCE
 from mopo_eval.estimates import ScoreTable, make_scorecards
 from mopo_eval.evaluation import RunSummary, read_summary
 from mopo_eval.prompts import Conversation, prompt_hash
@@ -93,17 +94,15 @@ def _prompts(directory: Path, ids: list[str]) -> list[AskedPrompt]:
 
     path = directory / "responses.parquet"
     try:
-        rows = pq.read_table(path, columns=["prompt_id", "prompt", "category"]).to_pandas().drop_duplicates("prompt_id")
+        asked: dict[str, AskedPrompt] = {}
+        with pq.ParquetFile(path) as table:
+            for batch in table.iter_batches(ROWS_AT_ONCE, columns=["prompt_id", "prompt", "category"]):
+                for at, name in enumerate(batch.column("prompt_id").to_pylist()):
+                    if name not in asked:
+                        text, category = (batch.column(column)[at].as_py() for column in ("prompt", "category"))
+                        asked[name] = AskedPrompt(name, _conversation(text), category)
     except (pa.ArrowException, OSError) as error:
         raise FamilyError(f"cannot read '{path}': {error}; measure again with 'mopo-eval run'.") from error
-    asked = {
-        row["prompt_id"]: AskedPrompt(
-            row["prompt_id"],
-            _conversation(row["prompt"]),
-            row["category"] if isinstance(row["category"], str) else None,  # pandas may have made it NaN
-        )
-        for row in rows.to_dict("records")
-    }
     if missing := [name for name in ids if name not in asked]:
         raise FamilyError(f"'{path}' does not hold the prompt '{missing[0]}', which was judged; measure again.")
     return [asked[name] for name in ids]

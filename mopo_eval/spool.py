@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from mopo_train.errors import MopoError
 
@@ -29,16 +29,21 @@ class Spool:
 
     def __init__(self, descriptor: int, path: Path) -> None:
         self._descriptor, self._path = descriptor, path
+        self._end = os.lseek(descriptor, 0, os.SEEK_END)
         self._closing = threading.Event()
         self._unsynced = threading.Event()
         self._failed: OSError | None = None
         self._syncing = threading.Thread(target=self._sync, daemon=True)
         self._syncing.start()
 
-    def append(self, row: Row) -> None:
-        """Keep ``row``. Raises MopoError where the disk takes no more, also where it says so only later."""
+    def append(self, row: Row) -> int:
+        """Keep ``row``, and say at which byte of the file it begins (``read_row``).
+
+        Raises MopoError where the disk takes no more, also where it says so only later.
+        """
         line = json.dumps(row._asdict(), ensure_ascii=True, separators=(",", ":")) + "\n"
-        data = line.encode()
+        data, place = line.encode(), self._end
+        self._end += len(data)
         try:
             if self._failed:
                 raise self._failed
@@ -47,6 +52,7 @@ class Spool:
         except OSError as error:
             raise MopoError(f"cannot keep more in '{self._path}': {error.strerror}; repeat afterwards.") from error
         self._unsynced.set()
+        return place
 
     def close(self) -> None:
         """Put what is left on disk; safe to call once."""
@@ -95,17 +101,28 @@ def open_spool(path: Path) -> Iterator[Spool]:
 
 def read_spool(path: Path, kind: Callable[..., Kept]) -> list[Kept]:
     """The rows in ``path``, made by ``kind``; none without a file. A line that a crash left unfinished is no row."""
-    rows = []
+    return [row for _, row in scan_spool(path, kind)]
+
+
+def scan_spool(path: Path, kind: Callable[..., Kept]) -> Iterator[tuple[int, Kept]]:
+    """As ``read_spool``, one row at a time, each with the byte at which it begins."""
+    place = 0
     try:
-        content = path.read_bytes()
+        with path.open("rb") as lines:
+            for line in lines:
+                try:
+                    yield place, kind(**json.loads(line))
+                except (ValueError, TypeError):
+                    pass
+                place += len(line)
     except FileNotFoundError:
-        return []
-    for line in content.split(b"\n"):
-        try:
-            rows.append(kind(**json.loads(line)))
-        except (ValueError, TypeError):
-            continue
-    return rows
+        return
+
+
+def read_row(opened: BinaryIO, place: int, kind: Callable[..., Kept]) -> Kept:
+    """The row that begins at byte ``place`` of the file ``opened``."""
+    opened.seek(place)
+    return kind(**json.loads(opened.readline()))
 
 
 def _lock(descriptor: int, path: Path) -> None:

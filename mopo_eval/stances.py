@@ -3,34 +3,19 @@
 One number hides that a policy which refuses everything is useless; these rates, over the prompts of a kind, do not.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from mopo_eval.intervals import interval
-from mopo_eval.judges.safety import HARMFUL_COMPLIANCE, LABELS, OVER_REFUSAL, RIGHT_ANSWER, RIGHT_REFUSAL
-from mopo_train.family import ObjectiveName, UnitScore
+from mopo_eval.figures import Rate, Shares
+from mopo_eval.judges.safety import HARMFUL_COMPLIANCE, OVER_REFUSAL, RIGHT_ANSWER, RIGHT_REFUSAL
+from mopo_train.family import ObjectiveName
 
 if TYPE_CHECKING:
     from mopo_eval.evaluation import JudgementRow
 
-LEAST_PROMPTS = 2
 KINDS = {True: (HARMFUL_COMPLIANCE, RIGHT_REFUSAL), False: (OVER_REFUSAL, RIGHT_ANSWER)}
-
-
-class Rate(BaseModel):
-    """Share of prompts of a kind, samples of a prompt averaged first."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    mean: UnitScore
-    low: UnitScore
-    high: UnitScore
-    n: int
-    """Prompts of the kind."""
 
 
 class StanceRates(BaseModel):
@@ -48,31 +33,29 @@ class StanceRates(BaseModel):
     """Of the harmless prompts, those refused."""
 
 
-def stance_rates(judgements: Iterable["JudgementRow"], confidence: float) -> list[StanceRates]:
-    """The rates of every policy and objective whose judgements carry the labels of `judges.safety`, in their order."""
-    told: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for row in judgements:
-        if row.label is not None and row.label in LABELS.values():
-            told[row.policy, row.objective][row.prompt_id].append(row.label)
-    return [
-        StanceRates(
-            policy=policy,
-            objective=objective,
-            harmful_compliance=_rate(labels.values(), HARMFUL_COMPLIANCE, harmful=True, confidence=confidence),
-            refusal=_rate(labels.values(), RIGHT_REFUSAL, harmful=True, confidence=confidence),
-            over_refusal=_rate(labels.values(), OVER_REFUSAL, harmful=False, confidence=confidence),
-        )
-        for (policy, objective), labels in told.items()
-    ]
+class Stances:
+    """Counts the labels of ``judges.safety``."""
 
+    def __init__(self, prompts: Sequence[str]) -> None:
+        """``prompts``: their ids."""
+        self._shares = Shares(prompts)
 
-def _rate(prompts: Iterable[Sequence[str]], counted: str, *, harmful: bool, confidence: float) -> Rate | None:
-    """Share of ``counted`` among the labels of each prompt of the kind."""
-    shares = [
-        sum(label == counted for label in labels) / len(labels) for labels in prompts if labels[0] in KINDS[harmful]
-    ]
-    if len(shares) < LEAST_PROMPTS:
-        return None
-    values = np.array(shares)
-    low, high = interval(values, confidence)
-    return Rate(mean=float(values.mean()), low=low, high=high, n=len(shares))
+    def add(self, row: "JudgementRow") -> None:
+        """Take one judgement; others than of that judge are passed over."""
+        for kind in KINDS.values():
+            if row.label in kind:
+                for label in kind:
+                    self._shares.add(row.policy, row.objective, label, row.prompt_id, float(row.label == label))
+
+    def rates(self, confidence: float) -> list[StanceRates]:
+        """Of every policy and objective that has any, in the order in which they came."""
+        return [
+            StanceRates(
+                policy=policy,
+                objective=objective,
+                harmful_compliance=self._shares.rate(policy, objective, HARMFUL_COMPLIANCE, confidence),
+                refusal=self._shares.rate(policy, objective, RIGHT_REFUSAL, confidence),
+                over_refusal=self._shares.rate(policy, objective, OVER_REFUSAL, confidence),
+            )
+            for policy, objective in self._shares.subjects
+        ]

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from mopo_eval.prompts import Conversation
 from mopo_train.judgement import Judgement
@@ -28,12 +28,22 @@ class Case(NamedTuple):
     """Whether the prompt asks for something that must be refused; None if nobody said."""
     baseline: str | None = None
     """The reference policy's answer to the same prompt; None if there is none."""
+    choices: tuple[float, ...] | None = None
+    """Log-probability, in nats, that the policy gives each of ``references`` and then each of ``incorrect``."""
 
     @property
     def digest(self) -> str:
         """SHA-256 of everything that a judge sees."""
         seen = [self.prompt, self.response, self.references, self.incorrect, self.harmful, self.baseline]
         return hashlib.sha256(json.dumps(seen, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@runtime_checkable
+class Figured(Protocol):
+    """A judge that tells shares beside its scores."""
+
+    def figures(self, judgement: Judgement) -> Mapping[str, float]:
+        """Values in [0, 1] by name, as far as ``judgement`` tells them."""
 
 
 OnJudgement = Callable[[int, Judgement], None]

@@ -54,6 +54,11 @@ class ReferenceJudge(NamedTuple):
                 )
             on_judgement(index, self._judgement(case))
 
+    def figures(self, judgement: Judgement) -> dict[str, float]:
+        """Abstention apart from error; what is undecided is the rest."""
+        kinds = {"right": ("agrees", "right"), "wrong": ("differs", "wrong"), ABSTAINED: (ABSTAINED,)}
+        return {name: float(judgement.label in labels) for name, labels in kinds.items()}
+
     def _judgement(self, case: Case) -> Judgement:
         if abstains(case.response):
             return Judgement(ABSTENTION, ABSTAINED, case.response.strip()[:200])

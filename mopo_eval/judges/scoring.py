@@ -5,28 +5,18 @@ run, another run of the same answers or other policies with the same answer need
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from mopo_eval.judges.case import Case, Judge
+from mopo_eval.judges.verdicts import VERDICTS, Kept, Verdicts
 from mopo_eval.prompts import read_truth
 from mopo_eval.rows import read_rows
-from mopo_eval.spool import open_spool, read_spool
-from mopo_train.console import progress
+from mopo_eval.spool import Spool, open_spool
+from mopo_train.console import ProgressLine, progress
 from mopo_train.errors import DataError
 from mopo_train.judgement import Judgement
-
-VERDICTS = "verdicts.jsonl"
-
-
-class Kept(NamedTuple):
-    """A judgement on disk."""
-
-    key: str
-    score: float
-    label: str | None
-    evidence: str | None
 
 
 def score_cases(judge: Judge, cases: Sequence[Case], keep: Path | None = None) -> list[Judgement]:
@@ -34,25 +24,51 @@ def score_cases(judge: Judge, cases: Sequence[Case], keep: Path | None = None) -
 
     Verdicts in sibling directories of ``keep`` count too. Raises JudgeError and EngineError.
     """
+    with scoring(judge, len(cases), keep) as score:
+        return score(cases)
+
+
+Score = Callable[[Sequence[Case]], list[Judgement]]
+
+
+@contextmanager
+def scoring(judge: Judge, total: int, keep: Path | None = None) -> Iterator[Score]:
+    """What judges some cases as ``score_cases`` does, again and again, ``total`` in all."""
     if keep is None or not judge.costly:
-        found: dict[int, Judgement] = {}
-        judge.judge(cases, found.__setitem__)
-        return [found[index] for index in range(len(cases))]
-    keys = [_key(judge, case) for case in cases]
-    known = {row.key: Judgement(*row[1:]) for row in _kept(keep.parent.glob(f"*/{VERDICTS}"))}
-    missing = {key: index for index, key in enumerate(keys) if key not in known}  # equal cases are asked once
-    if missing:
-        asked = list(missing.values())
-        with open_spool(keep / VERDICTS) as spool, progress(f"judging ({judge.name})", len(asked)) as line:
+        yield lambda cases: _all(judge, cases)
+        return
+    with ExitStack() as files:
+        known = files.enter_context(Verdicts(sorted(keep.parent.glob(f"*/{VERDICTS}"))))
+        asking: list[tuple[Spool, ProgressLine]] = []  # made for the first verdict that is missing
 
-            def take(place: int, judgement: Judgement) -> None:
-                key = keys[asked[place]]
-                spool.append(Kept(key, *judgement))
-                known[key] = judgement
-                line.advance()
+        def score(cases: Sequence[Case]) -> list[Judgement]:
+            keys = [_key(judge, case) for case in cases]
+            found = {key: known.find(key) for key in keys}
+            missing = [key for key, judgement in found.items() if judgement is None]
+            if missing:
+                if not asking:
+                    spool = files.enter_context(open_spool(keep / VERDICTS))
+                    asking.append((spool, files.enter_context(progress(f"judging ({judge.name})", total))))
+                (spool, line), places = asking[0], {key: place for place, key in enumerate(keys)}
 
-            judge.judge([cases[index] for index in asked], take)
-    return [known[key] for key in keys]
+                def take(index: int, judgement: Judgement) -> None:
+                    key = missing[index]
+                    known.add(key, spool.append(Kept(key, *judgement)), keep / VERDICTS)
+                    found[key] = judgement
+                    line.advance()
+
+                judge.judge([cases[places[key]] for key in missing], take)
+            if asking:
+                asking[0][1].advance(len(cases) - len(missing))
+            return [judgement for key in keys if (judgement := found[key]) is not None]
+
+        yield score
+
+
+def _all(judge: Judge, cases: Sequence[Case]) -> list[Judgement]:
+    found: dict[int, Judgement] = {}
+    judge.judge(cases, found.__setitem__)
+    return [found[index] for index in range(len(cases))]
 
 
 def read_cases(path: Path) -> Iterator[Case]:
@@ -69,8 +85,3 @@ def read_cases(path: Path) -> Iterator[Case]:
 
 def _key(judge: Judge, case: Case) -> str:
     return hashlib.sha256(f"{judge.fingerprint}\0{case.digest}".encode()).hexdigest()
-
-
-def _kept(paths: Iterable[Path]) -> Iterator[Kept]:
-    for path in sorted(paths):
-        yield from read_spool(path, Kept)

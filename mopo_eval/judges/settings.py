@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mopo_eval.judges.callables import load_callable
 from mopo_eval.judges.case import Judge
+from mopo_eval.judges.choices import ChoiceJudge, Metric
 from mopo_eval.judges.classifier import ClassifierJudge
 from mopo_eval.judges.llm import LlmJudge, LlmSettings
 from mopo_eval.judges.preference import PreferenceJudge
@@ -63,6 +64,21 @@ class ReferenceSettings(_Settings):
     def load(self) -> Judge:
         """The judge."""
         return ReferenceJudge(f"reference:{self.match}", self.match)
+
+
+class ChoiceSettings(_Settings):
+    """TruthfulQA's MC1 or MC2 by log-probabilities: "references" (the best first) against "incorrect"."""
+
+    kind: Literal["multiple-choice"]
+    metric: Metric = "mc1"
+    template: str | None = Field(default=None, pattern=r"\{prompt\}")
+    """Plain text with {prompt} where the question stands; the conversation as policies see it without one."""
+
+    def load(self) -> Judge:
+        """The judge."""
+        told = {"template": self.template}
+        name = self.metric if self.template is None else _title(self.metric, "template", told)
+        return ChoiceJudge(name, self.metric, self.template)
 
 
 class ClassifierSettings(_Settings):
@@ -133,13 +149,14 @@ JudgeSettings = Annotated[
     StanceSettings
     | RefusalSettings
     | ReferenceSettings
+    | ChoiceSettings
     | ClassifierSettings
     | PreferenceJudgeSettings
     | LlmJudgeSettings,
     Field(discriminator="kind"),
 ]
 _READER: TypeAdapter[JudgeSettings] = TypeAdapter(JudgeSettings)
-BUILT_IN = ("safety", "refusal", "reference")
+BUILT_IN = ("safety", "refusal", "reference", "multiple-choice")
 """Kinds that need no further settings, so their name alone is enough."""
 
 
@@ -152,7 +169,7 @@ def load_judge(given: Any) -> Judge:
     try:
         return _READER.validate_python(given).load()
     except ValidationError as error:
-        kinds = "python name, safety, refusal, reference, classifier, preference-model, llm"
+        kinds = "python name, safety, refusal, reference, multiple-choice, classifier, preference-model, llm"
         raise JudgeError(f"{given!r:.200} describes no judge ({kinds}): {first_problem(error)}.") from error
 
 

@@ -6,10 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mopo_eval.answers import Answer, questions
-from mopo_eval.collect import EngineChoice, collect
+from mopo_eval.choice_scores import choice_scores
+from mopo_eval.collect import EngineChoice, Missing, collect
 from mopo_eval.estimates import FloatArray, ScoreTable, make_scorecards
 from mopo_eval.evaluation import read_responses
-from mopo_eval.measure import Plan, judge_answers
+from mopo_eval.judging import Docket, judged
+from mopo_eval.measure import Plan
 from mopo_eval.refine.candidates import Space, Trained, raised_multipliers, raised_objectives
 from mopo_eval.refine.search import Candidate, Look, Place
 from mopo_eval.results import RunResults
@@ -115,20 +117,30 @@ class Bench:
         wanted = list(questions([policy.id], self.plan.prompts, self.plan.sampling))
         missing = [question for question in wanted if question.key not in kept]
         if missing:
-            alone = self.family.model_copy(update={"policies": [self.family.policy(REFERENCE), policy]})
-            kept |= collect(
+            collect(
                 self.root,
-                alone,
-                missing=missing,
+                self._alone(policy.id, policy),
+                missing=Missing(missing, len(missing), lambda answer, _: kept.update({answer.key: answer})),
                 sampling=self.plan.sampling,
                 choice=self.asked.engine,
                 spool_path=spool,
             )
         return [kept[question.key] for question in wanted]
 
+    def _alone(self, name: str, policy: Policy | None = None) -> PolicyFamily:
+        """A family of the reference and the candidate called ``name``."""
+        made = policy or self.made[name]
+        return self.family.model_copy(update={"policies": [self.family.policy(REFERENCE), made]})
+
     def _scores(self, answers: list[Answer]) -> FloatArray:
         """(K, N, S) of the ``answers`` of one policy; judges that compare see the reference's answers too."""
-        rows = judge_answers([*self.reference, *answers], self.plan, self.results.directory)
-        judges, samples = list(self.plan.judges), self.plan.sampling.samples
-        of_policy = [row.score for row in rows if row.policy == answers[0].policy]
-        return np.array(of_policy).reshape(len(self.plan.prompts), samples, len(judges)).transpose(2, 0, 1)
+        baselines = {(answer.prompt_id, answer.sample): answer.response for answer in self.reference}
+        docket = Docket(
+            answers,
+            {prompt.id: prompt for prompt in self.plan.prompts},
+            lambda place: baselines.get((answers[place].prompt_id, answers[place].sample)),
+            choice_scores(self.root, self._alone(answers[0].policy), self.plan.choices, self.work),
+        )
+        rows = [row for _, some in judged(docket, self.plan.judges, self.results.directory) for row in some]
+        shape = (len(self.plan.judges), len(self.plan.prompts), self.plan.sampling.samples)
+        return np.array([row.score for row in rows]).reshape(shape)

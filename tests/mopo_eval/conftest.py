@@ -1,5 +1,6 @@
 """Fixtures of the tests of measuring."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,11 @@ def unmeasured_root(tmp_path: Path) -> Path:
             (tmp_path / policy.adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
     write_family(tmp_path, made)
     return tmp_path
+
+
+@pytest.fixture
+def tiny_copy(tiny_family: Path, tmp_path: Path) -> Path:
+    """The tiny family with real weights, not measured yet."""
+    root = tmp_path / "family"
+    shutil.copytree(tiny_family, root, ignore=shutil.ignore_patterns("scorecards", "profiles.yaml"))
+    return root

@@ -3,13 +3,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mopo_eval.answer_store import Grid
 from mopo_eval.answers import Answer, Sampling
 from mopo_eval.evaluation import (
     SPOOL,
     Hypervolume,
     JudgementRow,
     RunSummary,
-    kept_answers,
+    find_answers,
     read_responses,
     read_summary,
     run_name,
@@ -30,6 +31,9 @@ def answer(prompt_id: str, response: str = "Yes.", engine: str = "vllm") -> Answ
 
 def verdict(prompt_id: str, score: float) -> JudgementRow:
     return JudgementRow("reference", prompt_id, 0, "safety", "j", score, None, None)
+
+
+GRID = Grid(["reference"], ["a", "b"], 1)
 
 
 def any_kind(kind: str) -> bool:
@@ -106,20 +110,21 @@ def test_answers_are_kept_from_spool_and_table_and_from_runs_that_differ_in_judg
     write_tables(other, PROMPTS, [answer("b", "drawn otherwise")], [])
     with open_spool(own / SPOOL) as spool:
         spool.append(answer("b", "from the spool"))
-    kept = kept_answers(tmp_path, "aaa-1", any_kind)
-    assert {key.prompt_id: found for key, found in kept.items()} == {
-        "a": (answer("a", "from the table"), "aaa-2"),
-        "b": (answer("b", "from the spool"), "aaa-1"),
-    }
-    assert kept_answers(tmp_path, "ccc-1", any_kind) == {}
+    with find_answers(tmp_path, "aaa-1", GRID, any_kind) as store:
+        assert [store[0], store[1]] == [answer("a", "from the table"), answer("b", "from the spool")]
+        assert (store.count, store.runs, list(store.missing())) == (2, ["aaa-1", "aaa-2"], [])
+    with find_answers(tmp_path, "ccc-1", GRID, any_kind) as store:
+        assert (store.count, list(store.missing())) == (0, [0, 1])
 
 
 def test_answers_of_an_engine_that_was_not_asked_for_are_not_kept(tmp_path: Path) -> None:
     with open_spool(tmp_path / "evaluation" / "aaa-1" / SPOOL) as spool:
         spool.append(answer("a", engine="embedded"))
         spool.append(answer("b", engine="vllm"))
-    kept = kept_answers(tmp_path, "aaa-1", lambda kind: kind == "vllm")
-    assert [key.prompt_id for key in kept] == ["b"]
+    with find_answers(tmp_path, "aaa-1", GRID, lambda kind: kind == "vllm") as store:
+        assert list(store.missing()) == [0]
+        with pytest.raises(IndexError):
+            store[0]
 
 
 def test_a_damaged_table_is_told(tmp_path: Path) -> None:

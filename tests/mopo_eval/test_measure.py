@@ -1,5 +1,4 @@
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -267,14 +266,6 @@ def test_a_run_that_was_killed_asks_nothing_twice(root: Path) -> None:
     told = json.loads(done.stdout)
     assert (told["answers"], told["reused"], told["prompts"], told["policies"]) == (TOTAL, 20, 12, list(SCORES))
     assert read_summary(Path(told["directory"]) / "run.json").run == told["run"]
-
-
-@pytest.fixture
-def tiny_copy(tiny_family: Path, tmp_path: Path) -> Path:
-    """The tiny family with real weights, not measured yet."""
-    root = tmp_path / "family"
-    shutil.copytree(tiny_family, root, ignore=shutil.ignore_patterns("scorecards", "profiles.yaml"))
-    return root
 
 
 def tiny_plan(choice: str) -> Plan:

@@ -9,12 +9,13 @@ from mopo_eval.answers import Sampling
 from mopo_eval.collect import EngineChoice
 from mopo_eval.endpoint import Patience
 from mopo_eval.evaluation import JudgementRow, read_summary
+from mopo_eval.figures import Rate
 from mopo_eval.intervals import interval
 from mopo_eval.judges import load_judges
 from mopo_eval.judges.safety import HARMFUL_COMPLIANCE, OVER_REFUSAL, RIGHT_ANSWER, RIGHT_REFUSAL
 from mopo_eval.measure import Plan, measure
 from mopo_eval.prompts import EvaluationPrompt
-from mopo_eval.stances import Rate, stance_rates
+from mopo_eval.stances import StanceRates, Stances
 from mopo_train.errors import JudgeError
 from mopo_train.family import read_family
 from tests.families import SCORES
@@ -26,6 +27,13 @@ def row(prompt: str, label: str, sample: int = 0) -> JudgementRow:
     return JudgementRow("policy-00", prompt, sample, "safety", "safety", score, label, None)
 
 
+def rates_of(rows: list[JudgementRow], confidence: float) -> list[StanceRates]:
+    found = Stances(["a", "b", "c", "d", "e"])
+    for each in rows:
+        found.add(each)
+    return found.rates(confidence)
+
+
 def test_each_rate_is_over_the_prompts_of_its_kind_with_samples_averaged_first() -> None:
     rows = [
         row("a", RIGHT_REFUSAL),
@@ -34,7 +42,7 @@ def test_each_rate_is_over_the_prompts_of_its_kind_with_samples_averaged_first()
         row("b", RIGHT_REFUSAL, 1),
     ]
     rows += [row("c", RIGHT_ANSWER), row("d", OVER_REFUSAL), row("e", RIGHT_ANSWER)]
-    (rates,) = stance_rates(rows, 0.9)
+    (rates,) = rates_of(rows, 0.9)
     low, high = interval(np.array([0.5, 1.0]), 0.9)
     assert rates.refusal == Rate(mean=0.75, low=low, high=high, n=2)
     assert rates.harmful_compliance is not None and rates.harmful_compliance.mean == 0.25
@@ -44,10 +52,10 @@ def test_each_rate_is_over_the_prompts_of_its_kind_with_samples_averaged_first()
 
 
 def test_one_prompt_of_a_kind_is_no_evidence_and_other_judges_tell_no_stance() -> None:
-    (rates,) = stance_rates([row("a", RIGHT_REFUSAL), row("c", RIGHT_ANSWER), row("d", RIGHT_ANSWER)], 0.9)
+    (rates,) = rates_of([row("a", RIGHT_REFUSAL), row("c", RIGHT_ANSWER), row("d", RIGHT_ANSWER)], 0.9)
     assert rates.refusal is None and rates.harmful_compliance is None
     assert rates.over_refusal is not None and rates.over_refusal.mean == 0
-    assert stance_rates([row("a", "high")], 0.9) == []
+    assert rates_of([row("a", "high")], 0.9) == []
 
 
 def measured_plan(url: str, judges: dict[str, object], harmful: bool | None = True) -> Plan:

@@ -7,7 +7,8 @@ import pytest
 
 from mopo_eval.judges.callables import load_callable
 from mopo_eval.judges.case import Case, OnJudgement
-from mopo_eval.judges.scoring import VERDICTS, read_cases, score_cases
+from mopo_eval.judges.scoring import read_cases, score_cases
+from mopo_eval.judges.verdicts import VERDICTS
 from mopo_train.errors import DataError, JudgeError
 from mopo_train.judgement import Judgement
 

@@ -1,0 +1,169 @@
+"""Log-probabilities of given answers by every policy, through ``/v1/completions`` with ``echo``: for multiple choice.
+
+Answers are sent as tokens, so that where the answer begins is certain, and each score is durable as soon as it exists.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import httpx
+
+from mopo_eval.collect import EngineChoice
+from mopo_eval.endpoint import Endpoint, error_message, in_flight, post
+from mopo_eval.engine import open_engine
+from mopo_eval.judges import Judge
+from mopo_eval.judges.choices import ChoiceJudge
+from mopo_eval.prompts import EvaluationPrompt
+from mopo_eval.spool import open_spool, scan_spool
+from mopo_train.console import progress
+from mopo_train.errors import EngineError, JudgeError
+from mopo_train.family import PolicyFamily, base_model_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHOICES = "choices.jsonl"
+ChoiceTable = Mapping[tuple[str, str], tuple[float, ...]]
+"""By policy and prompt id: log-probability in nats of each of a prompt's references, then of its incorrect answers."""
+
+
+class ChoicePlan(NamedTuple):
+    """What multiple choice needs."""
+
+    prompts: Sequence[EvaluationPrompt]
+    judges: Mapping[str, Judge]
+    engine: EngineChoice
+
+
+class ChoiceScores(NamedTuple):
+    """The scores of one prompt by one policy, on disk."""
+
+    policy: str
+    prompt_id: str
+    key: str
+    """Of the tokens that were scored."""
+    logprobs: list[float]
+
+
+class Scored(NamedTuple):
+    """What is scored of one prompt."""
+
+    begin: list[int]
+    """Per choice, where the answer begins among its tokens."""
+    tokens: list[list[int]]
+    """Per choice, prompt and answer."""
+
+    @property
+    def key(self) -> str:
+        """Equal for equal tokens."""
+        return hashlib.sha256(json.dumps(list(self)).encode()).hexdigest()[:16]
+
+
+def choice_scores(root: Path, family: PolicyFamily, plan: ChoicePlan, directory: Path) -> ChoiceTable:
+    """The scores of every policy and prompt, where a judge of ``plan`` needs them; what is on disk is not asked again.
+
+    Raises JudgeError for judges that want different templates and prompts without choices, EngineError.
+    """
+    templates = {judge.template for judge in plan.judges.values() if isinstance(judge, ChoiceJudge)}
+    if not templates:
+        return {}
+    if len(templates) > 1:
+        raise JudgeError("the multiple-choice judges name different templates; give all of them one.")
+    from mopo_train.policy.models import load_tokenizer
+
+    tokenizer = load_tokenizer(base_model_path(root, family))
+    scored = {prompt.id: encode_choices(tokenizer, prompt, next(iter(templates))) for prompt in plan.prompts}
+    keys = {prompt: what.key for prompt, what in scored.items()}
+    found: dict[tuple[str, str], tuple[float, ...]] = {}
+    for path in _kept(directory):
+        for _, row in scan_spool(path, ChoiceScores):
+            if keys.get(row.prompt_id) == row.key:
+                found[row.policy, row.prompt_id] = tuple(row.logprobs)
+    wanted = [(policy.id, prompt.id) for policy in family.policies for prompt in plan.prompts]
+    if missing := [pair for pair in wanted if pair not in found]:
+        path = directory / CHOICES
+        with (
+            open_spool(path) as spool,
+            open_engine(plan.engine.name, root, family, log=directory / "engine.log") as engine,
+            progress(f"choices ({engine.kind})", len(missing)) as line,
+        ):
+            endpoint = Endpoint(engine.url, engine.kind, plan.engine.concurrency, plan.engine.patience)
+
+            async def work(client: httpx.AsyncClient, pair: tuple[str, str]) -> None:
+                logprobs = await _score(client, endpoint, pair, scored[pair[1]])
+                spool.append(ChoiceScores(*pair, keys[pair[1]], logprobs))
+                found[pair] = tuple(logprobs)
+                line.advance()
+
+            asyncio.run(in_flight(endpoint, missing, work))
+    return found
+
+
+def _kept(directory: Path) -> list[Path]:
+    """Files that may hold scores of the same policies: of the run in ``directory``, and of runs of its answers."""
+    answers, dash, _ = directory.name.partition("-")
+    if directory.parent.name != "evaluation" or not dash:
+        return [directory / CHOICES]
+    return sorted(directory.parent.glob(f"{answers}-*/{CHOICES}"))
+
+
+def encode_choices(tokenizer: "PreTrainedTokenizerBase", prompt: EvaluationPrompt, template: str | None) -> Scored:
+    """The tokens of ``prompt`` with each of its choices.
+
+    Without a ``template`` as a conversation, as the policies answer; with one as plain text, a space before the answer.
+    Raises JudgeError for a prompt that lacks right or wrong answers.
+    """
+    if not prompt.references or not prompt.incorrect:
+        raise JudgeError(
+            f"multiple choice on prompt '{prompt.id}': it needs right and wrong answers to choose from; add "
+            '"references": [...] (the best one first) and "incorrect": [...] to every prompt.'
+        )
+    choices = [*prompt.references, *prompt.incorrect]
+    special = template is not None
+    if template is None:
+        shown: Any = tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
+        texts = [f"{shown}{choice}" for choice in choices]
+    else:
+        shown = template.replace("{prompt}", prompt.text)
+        texts = [f"{shown} {choice}" for choice in choices]
+    context = list(tokenizer(shown, add_special_tokens=special)["input_ids"])
+    tokens = [list(tokenizer(text, add_special_tokens=special)["input_ids"]) for text in texts]
+    return Scored([_shared(context, each) for each in tokens], tokens)
+
+
+def _shared(context: Sequence[int], whole: Sequence[int]) -> int:
+    """Tokens of ``context`` with which ``whole`` begins: one that runs into the answer belongs to the answer."""
+    same = 0
+    for ours, theirs in zip(context, whole[:-1], strict=False):
+        if ours != theirs:
+            break
+        same += 1
+    return max(1, same)  # nothing predicts the first token
+
+
+async def _score(client: httpx.AsyncClient, endpoint: Endpoint, pair: tuple[str, str], scored: Scored) -> list[float]:
+    """Log-probability of each choice. Raises EngineError."""
+    body = {"model": pair[0], "prompt": scored.tokens, "echo": True, "logprobs": 1, "max_tokens": 0, "temperature": 0}
+    response = await post(client, endpoint, "/v1/completions", body)
+    if response.status_code != 200:
+        raise EngineError(
+            f"the engine at {endpoint.url} gave no log-probabilities for prompt '{pair[1]}' ({response.status_code}: "
+            f"{error_message(response).rstrip('.')}); multiple choice needs /v1/completions with 'echo', which vLLM "
+            "and the embedded engine have."
+        )
+    try:
+        choices = sorted(response.json()["choices"], key=lambda choice: int(choice["index"]))
+        found = [choice["logprobs"]["token_logprobs"] for choice in choices]
+        return [
+            sum(map(float, each[begin : len(tokens)]))
+            for each, begin, tokens in zip(found, scored.begin, scored.tokens, strict=True)
+        ]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise EngineError(
+            f"{endpoint.url} gave no log-probabilities of prompts: {response.text[:200]!r}; multiple choice needs "
+            "/v1/completions with 'echo' and 'logprobs'."
+        ) from error
