@@ -22,6 +22,8 @@ OBJECTIVES = click.option(
     "--objective", "objectives", multiple=True, help="Name of labels that have none, or those to keep; repeatable."
 )
 FSDP = "Started by torchrun: spread the base model over the processes, where one GPU cannot hold it."
+CHAINS = "Parts of the family that begin from the reference each.  [default: 1; with ray: one per policy]"
+EXECUTOR = "Where policies are trained; ray: as tasks of a cluster, as many at once as there are --chains."
 TOGETHER = {"run"}
 """Commands that several processes may run together."""
 ENCODER = "Directory or hub name for the preference model.  [default: a small one from scratch]"
@@ -167,7 +169,7 @@ def reference(sources: tuple[str, ...], objectives: tuple[str, ...], model: str,
 @click.option("--variant", default="lagrangian", show_default=True, type=click.Choice(["lagrangian", "log-barrier"]))
 @click.option("--normaliser", default="prompt", show_default=True, type=click.Choice(["prompt", "global"]), help=GLOBAL)
 @click.option("--independent-labels", is_flag=True, help=INDEPENDENT)
-@click.option("--steps", default=160, show_default=True, type=click.IntRange(min=1), help="First policy; others half.")
+@click.option("--steps", default=160, show_default=True, type=click.IntRange(min=1), help="From a neighbour half.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=2), help="Responses per step.")
 @click.option("--learning-rate", default=2e-3, show_default=True, type=FiniteRange(min=0, min_open=True))
 @click.option("--rank", default=8, show_default=True, type=click.IntRange(min=1), help="Of the LoRA adapters.")
@@ -184,6 +186,11 @@ def reference(sources: tuple[str, ...], objectives: tuple[str, ...], model: str,
 @click.option("--kl-prompts", default=64, show_default=True, type=click.IntRange(min=0), help=KL_PROMPTS)
 @click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=2), help="Prompt and response.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--chains", type=click.IntRange(min=1), help=CHAINS)
+@click.option("--executor", default="local", show_default=True, type=click.Choice(["local", "ray"]), help=EXECUTOR)
+@click.option("--ray-address", metavar="ADDRESS", help="Of a Ray cluster.  [default: RAY_ADDRESS, or this machine]")
+@click.option("--gpus-per-policy", type=FiniteRange(min=0), help="With ray; may be 0.25.  [default: 1 if any]")
+@click.option("--cpus-per-policy", default=1.0, show_default=True, type=FiniteRange(min=0.1), help="With ray.")
 @click.option("--fsdp", is_flag=True, help=FSDP)
 @click.option("--force", is_flag=True, help="Train again what is there.")
 def run(sources: tuple[str, ...], model: str, out: Path, floors: tuple[str, ...], **options: Any) -> None:
@@ -196,11 +203,16 @@ def run(sources: tuple[str, ...], model: str, out: Path, floors: tuple[str, ...]
     on several GPUs: torchrun --nproc-per-node N -m mopo_train run ...
     """
     from mopo_train.execution import Execution
+    from mopo_train.executor.cluster import Cluster
     from mopo_train.family import parse_floors
     from mopo_train.policy.distributed import is_sharded, joined
     from mopo_train.run import read_config, run_family
 
-    force, execution = options.pop("force"), Execution(shard=is_sharded(options.pop("fsdp")))
+    force, shard, on_ray = options.pop("force"), is_sharded(options.pop("fsdp")), options.pop("executor") == "ray"
+    asked = Cluster(*(options.pop(name) for name in ("ray_address", "gpus_per_policy", "cpus_per_policy")))
+    execution = Execution(shard=shard, cluster=asked if on_ray else None)
+    if options["chains"] is None:
+        options["chains"] = options["policies"] if on_ray else 1
     config = read_config(parse_floors(floors), **options)
     with joined():
         family = run_family(sources, out, config, model=model, force=force, execution=execution)

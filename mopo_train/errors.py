@@ -8,7 +8,8 @@ MopoError
 │   └── FamilyNotFound
 ├── EngineError          an inference engine that cannot be started, reached or used  (mopo_eval)
 ├── JudgeError           a judge that cannot be loaded or gave something other than a score  (mopo_eval)
-└── ProfileError         threshold profiles that cannot be read  (mopo_eval)
+├── ProfileError         threshold profiles that cannot be read  (mopo_eval)
+└── ClusterError         processes or machines that cannot work together
 
 Every message says what was given, what was expected and what to do. Commands print it without a
 traceback and exit with status 1.
@@ -58,3 +59,7 @@ class JudgeError(MopoError):
 
 class ProfileError(MopoError):
     """Threshold profiles that cannot be read."""
+
+
+class ClusterError(MopoError):
+    """Processes or machines that cannot work together."""

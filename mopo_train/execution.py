@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from mopo_train.executor.cluster import Cluster
+
 
 class Execution(NamedTuple):
     """Where and how a run works; the family is the same whatever it says, but for rounding."""
@@ -10,6 +12,8 @@ class Execution(NamedTuple):
     """Between checkpoints of a policy in training."""
     shard: bool = False
     """Spread the base model over the processes that train a policy together (`policy.distributed`)."""
+    cluster: Cluster | None = None
+    """Train policies as tasks of a Ray cluster; None: here, one after the other."""
 
 
 HERE = Execution()

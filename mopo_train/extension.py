@@ -66,7 +66,8 @@ def extend_family(
     tokenizer, base = load_tokenizer(model), load_model(model)
     limit = min(config.max_length, context_length(model))
     corpus = encode_corpus(data, tokenizer, limit)
-    _, plan = plan_policies(data, corpus, config, 2)  # as the second of a family: begun from a neighbour
+    neighbours = config.model_copy(update={"chains": 1})
+    _, plan = plan_policies(data, corpus, neighbours, 2)  # as the second of a family: begun from a neighbour
     workspace = Workspace(root, adapter.parent / WORK, model, family.base_model)
     every = list(range(len(corpus.rows)))
     reference = corpus_log_probabilities(base, corpus, every, root / WORK, fingerprint(model), title=REFERENCE)

