@@ -30,7 +30,7 @@ NO_CONFLICT = 0.01
 EDGE = 0.05
 """How far below the worst candidate the reference point of the hypervolume lies, in spans, so that the ends count."""
 INSET = 0.5
-"""Steps that the first and the last point lie inside the ends of a front of two objectives."""
+"""Steps that the last point lies inside the end of a front of two objectives: the price is highest there."""
 CURVE = 96
 """Candidates along a front of two objectives."""
 LEVELS = {2: 14, 3: 7, 4: 5}
@@ -67,9 +67,9 @@ def propose(
     Two objectives: even in the length sum sqrt(-da db) of the front, which is the arc length of a straight one and
     counts nothing where one objective is gained at no cost to the other; that is where hypervolume wants its points
     (A. Auger, J. Bader, D. Brockhoff, E. Zitzler, "Theory of the hypervolume indicator", 2009), whatever the scale of
-    the objectives. Each point stands for the same part of the front, so the first and the last lie half a step inside
-    its ends. More objectives: the candidates of a grid of multipliers that hold most hypervolume together, by greedy
-    choice and exchanges. A single policy is the one without floors.
+    the objectives. The last lies half a step inside its end. More objectives: the candidates of a grid of multipliers
+    that hold most hypervolume together, by greedy choice and exchanges. The first has most of the primary: against it
+    people see what a floor costs. It is the one without floors, lambda = 0, unless a floor helps the primary, too.
 
     Fewer points come back where the front has fewer distinct ones; exactly one, lambda = 0, where the objectives
     agree so that no floor binds. With ``normaliser`` "global" the points are on the front of that form. Objectives
@@ -181,7 +181,6 @@ def _choose(pool: _Candidates, policies: int) -> FloatArray:
     values, multipliers = values[near], pool.multipliers[near]
     scaled = (values - values.min(axis=0)) / np.maximum(np.ptp(values, axis=0), DISTINCT) + EDGE  # reference point: 0
     chosen = _exchanged(_greedy(scaled, values, policies), scaled, values)
-    chosen.sort(key=lambda i: (-values[i, 0], i))  # a path starts where the primary is largest
     places: FloatArray = multipliers[chosen][_short_path(scaled[chosen])]
     return places
 
@@ -192,16 +191,16 @@ def _volume(scaled: FloatArray, rows: list[int]) -> float:
 
 
 def _greedy(scaled: FloatArray, values: FloatArray, policies: int) -> list[int]:
-    """Candidates that each add most hypervolume above 0 to those before.
+    """The candidate with most of the primary, then those that each add most hypervolume above 0 to the ones before.
 
     What a candidate adds only shrinks as others join, so an old figure is a bound and few are computed anew.
     """
-    chosen: list[int] = []
-    now = 0.0
+    chosen = [int(np.argmax(values[:, 0]))]
+    now = _volume(scaled, chosen)
     bounds = [(-np.inf, i) for i in range(len(scaled))]  # a heap: largest bound first
     while bounds and len(chosen) < policies:
         _, i = heapq.heappop(bounds)
-        if chosen and _distance(values[chosen], values[i]).min() < DISTINCT:
+        if _distance(values[chosen], values[i]).min() < DISTINCT:
             continue
         gain = _volume(scaled, [*chosen, i]) - now
         if not bounds or gain >= -bounds[0][0]:
@@ -213,15 +212,15 @@ def _greedy(scaled: FloatArray, values: FloatArray, policies: int) -> list[int]:
 
 
 def _exchanged(chosen: list[int], scaled: FloatArray, values: FloatArray) -> list[int]:
-    """``chosen`` after exchanging single points for others while that adds hypervolume, `EXCHANGES` rounds at most."""
+    """``chosen`` after exchanging points but the first while that adds hypervolume, `EXCHANGES` rounds at most."""
     chosen = list(chosen)
     held = _volume(scaled, chosen)
     for _ in range(EXCHANGES if len(chosen) <= MOST_EXCHANGED else 0):
         before = held
-        for place in range(len(chosen)):
+        for place in range(1, len(chosen)):
             rest = chosen[:place] + chosen[place + 1 :]
             for i in range(len(scaled)):
-                if rest and _distance(values[rest], values[i]).min() < DISTINCT:
+                if _distance(values[rest], values[i]).min() < DISTINCT:
                     continue
                 joined = _volume(scaled, [*rest, i])
                 if joined > held * (1 + 1e-9):
@@ -238,7 +237,7 @@ def _even(pool: _Candidates, policies: int) -> FloatArray:
     along = np.concatenate([[0.0], np.cumsum(steps)])
     arc = float(np.linalg.norm(moves[steps > 0], axis=1).sum())
     count = min(policies, 1 + int(arc / DISTINCT))
-    places = (np.arange(count) + INSET) / count * along[-1]
+    places = np.arange(count) / max(count - INSET, 1) * along[-1]
     return np.asarray(np.interp(places, along, pool.multipliers[:, 0]))[:, None]
 
 

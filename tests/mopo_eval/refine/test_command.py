@@ -35,7 +35,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two policies at a tau that leaves room beyond the second. 50 prompts."""
     world = World(tmp_path_factory.mktemp("world"))
     root = world.data.parent.parent / "family"
-    world.train(root, CONFIG.model_copy(update={"policies": 2, "steps": 80, "kl_prompts": 0, "tau": 0.5}))
+    world.train(root, CONFIG.model_copy(update={"policies": 2, "steps": 320, "kl_prompts": 0, "tau": 0.5}))
     plan = Plan(
         prompts=PROMPTS,
         judges=load_judges(JUDGES),
@@ -65,8 +65,8 @@ def bound(root: Path, policy: str, objective: str = "safety") -> float:
 def test_a_policy_between_two_neighbours_joins_and_all_bounds_count_the_search(root: Path) -> None:
     before = read_scorecards(root, read_family(root))
     (first_run,) = {card.run for card in before.values()}
-    floor = bound(root, "reference") + 0.005
-    assert before["policy-00"].objectives["safety"].certified_low < floor < bound(root, "policy-01")
+    floor = bound(root, "policy-00") + 0.02
+    assert floor < bound(root, "reference") < bound(root, "policy-01")
     strict = ThresholdProfile(primary="helpfulness", floors={"safety": bound(root, "policy-01")})
     write_profiles(root / "profiles.yaml", ProfileFile(profiles={"just-held": strict}), "held until bounds count more")
     told = refine(root, "--floor", f"safety={floor}", "--rounds", "1", "--trainings", "1", "--json")
