@@ -173,7 +173,7 @@ def reference(sources: tuple[str, ...], objectives: tuple[str, ...], model: str,
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=2), help="Responses per step.")
 @click.option("--learning-rate", default=2e-3, show_default=True, type=FiniteRange(min=0, min_open=True))
 @click.option("--rank", default=8, show_default=True, type=click.IntRange(min=1), help="Of the LoRA adapters.")
-@click.option("--own-anchor", default=0.0, show_default=True, type=FiniteRange(min=0), help=OWN_ANCHOR)
+@click.option("--own-anchor", default=1.0, show_default=True, type=FiniteRange(min=0), help=OWN_ANCHOR)
 @click.option("--length-normalised", is_flag=True, help="Mean log-probabilities of tokens, not sums.")
 @click.option(
     "--t0", type=click.IntRange(min=1), help="Steps between refreshes of a lagged reference.  [default: none]"

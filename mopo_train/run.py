@@ -105,7 +105,7 @@ class RunConfig(BaseModel):
     rank: int = Field(default=8, ge=1)
     anchor: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     """Weight of the term of the pairwise steps that keeps mass on the data's responses."""
-    own_anchor: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    own_anchor: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Weight of KL(reference || policy) on answers that the reference writes itself to the training prompts."""
     length_normalised: bool = False
     """Log-probabilities as means over tokens (times the mean length), not sums."""
