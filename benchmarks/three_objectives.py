@@ -69,7 +69,7 @@ class Size(NamedTuple):
     """Of each source; None: all."""
 
 
-FULL = Size(600, 80, 120, 256, 4, 4, 4096, 256)
+FULL = Size(600, 80, 120, 320, 4, 5, 4096, 256)
 QUICK = Size(10, 5, 3, 64, 2, 2, 1024, 768, LEARNING_RATES[-1:], 80)
 
 
