@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -94,6 +95,75 @@ def test_systemd_can_read_the_unit(tmp_path: Path) -> None:
     )
     told = [line for line in done.stderr.splitlines() if unit.name in line]
     assert told == []
+
+
+DURATION = {"type": "string", "pattern": r"^(\d+(ms|s|m|h))+$"}
+COMPOSE = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["services"],
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]*$"},
+        "volumes": {"type": "object", "additionalProperties": {"type": "null"}},
+        "services": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["image"],
+                "properties": {
+                    "build": {"type": "object", "required": ["context"], "additionalProperties": {"type": "string"}},
+                    "image": {"type": "string"},
+                    "command": {"type": "array", "items": {"type": "string"}},
+                    "environment": {"type": "object", "additionalProperties": {"type": "string"}},
+                    "volumes": {
+                        "type": "array",
+                        "items": {"type": "string", "pattern": "^[^:]+(:[?].*)?:/[^:]+(:ro)?$"},
+                    },
+                    "ports": {"type": "array", "items": {"type": "string", "pattern": r"^\d+:\d+$"}},
+                    "depends_on": {
+                        "type": "object",
+                        "additionalProperties": {
+                            "properties": {"condition": {"enum": ["service_started", "service_healthy"]}}
+                        },
+                    },
+                    "stop_grace_period": DURATION,
+                    "restart": {"enum": ["no", "always", "on-failure", "unless-stopped"]},
+                    "init": {"type": "boolean"},
+                    "ulimits": {"type": "object", "additionalProperties": {"type": "integer"}},
+                    "shm_size": {"type": "string", "pattern": "^[0-9]+[bkmg]b?$"},
+                    "healthcheck": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "properties": {
+                            "test": {"type": "array", "prefixItems": [{"enum": ["CMD", "CMD-SHELL"]}]},
+                            "interval": DURATION,
+                            "start_period": DURATION,
+                        },
+                    },
+                    "deploy": {"type": "object", "required": ["resources"]},
+                },
+            },
+        },
+    },
+}
+"""The part of the Compose specification that ``compose.yaml`` uses; Docker itself is asked where it is installed."""
+
+
+def test_the_compose_file_is_in_the_form_of_the_specification() -> None:
+    found = compose()
+    jsonschema.validate(found, COMPOSE, cls=jsonschema.Draft202012Validator)
+    services = found["services"]
+    assert set(services["gateway"]["depends_on"]) <= set(services)
+    assert "healthcheck" in services["audit"]  # its condition waits for it
+    text = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+    assert (
+        set(re.findall(r"\$\{(\w+):\?", text))
+        == set(re.findall(r"\$\{(\w+)", text))
+        == {"MOPO_FAMILY", "AUDIT_PASSWORD"}
+    )
+    with pytest.raises(jsonschema.ValidationError, match="'port' was unexpected"):
+        jsonschema.validate({"services": {"a": {"image": "b", "port": "80"}}}, COMPOSE)
 
 
 def test_docker_can_read_the_compose_file() -> None:
