@@ -48,13 +48,16 @@ class Load(NamedTuple):
     connections: int
     stream: bool
     slow: bool = False
+    apart: bool = False
+    """Begun one after another, not all in the same moment, in which each waits for those before it."""
 
 
 LOADS = (
     Load("answers, 16 connections", 16, False),
     Load("answers, 1 connection", 1, False),
     Load("streams of 32, 16 connections", 16, True),
-    Load("slow streams, 64: first token", 64, True, slow=True),
+    Load("64 slow streams: first token", 64, True, slow=True),
+    Load("begun one after another", 64, True, slow=True, apart=True),
 )
 
 
@@ -102,6 +105,8 @@ class Stub(asyncio.Protocol):
                 return
             self.transport.write(b"%x\r\n%b\r\n" % (len(CHUNK), CHUNK))
             await asyncio.sleep(SLOW_SECONDS if slow else 0)
+        if self.transport.is_closing():
+            return
         self.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(LAST), LAST))
 
 
@@ -267,6 +272,8 @@ async def measure(port: int, server: int, stub: int, load: Load, seconds: float)
     for _ in range(load.connections):
         _, caller = await connect(lambda: Caller(request), "127.0.0.1", port)
         callers.append(caller)
+        if load.apart:
+            await asyncio.sleep(CHUNKS * SLOW_SECONDS / load.connections)
     await asyncio.sleep(seconds)
     while not any(caller.seconds for caller in callers):  # a busy machine may not answer in time
         await asyncio.sleep(seconds)
@@ -283,13 +290,11 @@ async def measure(port: int, server: int, stub: int, load: Load, seconds: float)
 
 def cpu_seconds(pid: int) -> float:
     """Processor time so far of ``pid`` and, for nginx and LiteLLM, of its children; NaN where no system tells."""
-    if not Path(f"/proc/{pid}/stat").exists():
+    if not Path(f"/proc/{pid}/schedstat").exists():
         return float("nan")
-    total = 0.0
-    for each in [pid, *(children(pid) if (name_of(pid) != "python") else [])]:
-        words = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-        total += (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
-    return total
+    every = [pid, *(children(pid) if (name_of(pid) != "python") else [])]
+    threads = [path for each in every for path in Path(f"/proc/{each}/task").glob("*/schedstat")]
+    return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
 
 
 def children(pid: int) -> list[int]:
@@ -301,6 +306,11 @@ def name_of(pid: int) -> str:
     """``python`` or what else runs as ``pid``."""
     name = Path(f"/proc/{pid}/comm").read_text().strip()
     return "python" if name.startswith("python") else name
+
+
+def resident_mib(pid: int) -> float:
+    """Memory of ``pid`` that is not swapped out."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def pin(pid: int, core: int) -> None:
@@ -373,18 +383,18 @@ def run(names: list[str], rounds: int, seconds: float, litellm: str) -> dict[str
 
 
 def soak(requests: int) -> None:
-    """Memory of the gateway after ever more requests."""
+    """Memory of the gateway and of its audit's writer after ever more requests, a tenth of the time streams."""
     pin(0, 1)
     stub, stub_port = start(own("stub"), core=1)
     gateway, port = start(own("gateway", f"http://127.0.0.1:{stub_port}"), core=0)
     done = 0
     try:
         while done < requests:
-            result = uvloop.run(measure(port, gateway.pid, stub.pid, LOADS[0], 10.0))
-            done += int(result.per_second * 10)
-            memory = Path(f"/proc/{gateway.pid}/statm").read_text().split()[1]
-            resident = int(memory) * os.sysconf("SC_PAGE_SIZE") / 2**20
-            print(f"{done:>10,} requests  {resident:8.1f} MiB  {result.server_us:6.0f} us each", flush=True)
+            for load, seconds in ((LOADS[0], 9.0), (LOADS[2], 1.0)):
+                result = uvloop.run(measure(port, gateway.pid, stub.pid, load, seconds))
+                done += int(result.per_second * seconds)
+            shown = "  ".join(f"{resident_mib(pid):8.1f} MiB" for pid in (gateway.pid, *children(gateway.pid)))
+            print(f"{done:>10,} requests  {shown}", flush=True)
     finally:
         gateway.terminate()
         gateway.wait()
