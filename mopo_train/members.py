@@ -1,9 +1,9 @@
 """The members of a family as family.json has them: the reference, trained and interpolated policies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mopo_train import __version__
 from mopo_train.dual import Solution
@@ -57,9 +57,9 @@ def interpolated(config: "RunConfig", root: Path, trained: int) -> list[Policy]:
 
 
 def describe(
-    config: "RunConfig", workspace: Workspace, data: PreferenceData, members: Sequence[Policy]
+    primary: str, config: Mapping[str, Any], workspace: Workspace, data: PreferenceData, members: Sequence[Policy]
 ) -> PolicyFamily:
-    """What ``family.json`` says of a family with the reference and ``members``."""
+    """What ``family.json`` says of a family with the reference and ``members``, in this order."""
     parity = dict.fromkeys(data.objectives, 0.5)
     first = Policy(id=REFERENCE, kind=REFERENCE, adapter=None, predicted=parity, predicted_low=parity, ess=1.0)
     return PolicyFamily(
@@ -67,8 +67,8 @@ def describe(
         package_version=__version__,
         base_model=workspace.base_name,
         objectives=list(data.objectives),
-        primary=config.primary,
+        primary=primary,
         data=data.summary,
-        config=config.model_dump(mode="json"),
-        policies=[first, *sorted(members, key=lambda member: member.id)],
+        config=dict(config),
+        policies=[first, *members],
     )

@@ -13,7 +13,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from transformers import PreTrainedModel
 
-from mopo_train import __version__
 from mopo_train.console import progress, say
 from mopo_train.dual import Solution, attainable, infeasible_message
 from mopo_train.errors import ClusterError, FloorError
@@ -41,7 +40,7 @@ from mopo_train.policy.batches import Planned, make_units, plan_steps
 from mopo_train.policy.corpus import Corpus, corpus_log_probabilities, encode_corpus
 from mopo_train.policy.distributed import from_leader, group
 from mopo_train.policy.lagged import FloorSchedule, Lag
-from mopo_train.policy.models import context_length, find_model, fingerprint, load_model, load_tokenizer
+from mopo_train.policy.models import context_length, find_model, load_model, load_tokenizer
 from mopo_train.policy.on_policy import Setup, train_with_rounds
 from mopo_train.policy.own_text import Speaker
 from mopo_train.policy.training import PlannedPolicy, Training, train_policy
@@ -178,13 +177,7 @@ def run_family(
     data = read_preferences(sources, objectives=config.objectives)
     for note in data.notes():
         say(note)
-    record = RunRecord(
-        package_version=__version__,
-        config=config.model_dump(mode="json"),
-        data_sha256=data.summary.sha256,
-        model=model,
-        model_fingerprint=fingerprint(model),
-    )
+    record = RunRecord.of(config, data.summary, model)
     if from_leader(lambda: not force and is_finished(out, record)):
         say(f"this family is already in '{out}'; --force trains it again")
         return read_family(out)
@@ -240,7 +233,8 @@ def _check_execution(config: RunConfig, execution: Execution) -> None:
 
 
 def _finish(config: RunConfig, workspace: Workspace, data: PreferenceData, members: Sequence[Policy]) -> PolicyFamily:
-    family = describe(config, workspace, data, members)
+    ordered = sorted(members, key=lambda member: member.id)
+    family = describe(config.primary, config.model_dump(mode="json"), workspace, data, ordered)
     write_family(workspace.root, family)
     clear_finished(workspace)
     return family

@@ -6,7 +6,6 @@ machines.
 
 import shutil
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +15,6 @@ from peft import PeftModel
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from mopo_train import __version__
 from mopo_train.baselines.config import Adapter, BaselineConfig, adapters_to_train, member_id, mixtures
 from mopo_train.baselines.modpo import as_dpo
 from mopo_train.baselines.pairs import draw_pairs
@@ -25,6 +23,7 @@ from mopo_train.baselines.trl_extra import require_trl
 from mopo_train.console import ProgressLine, progress, say
 from mopo_train.errors import FloorError
 from mopo_train.family import REFERENCE, Policy, PolicyFamily, first_problem, read_family, write_family
+from mopo_train.members import describe
 from mopo_train.policy.adapter import new_adapter, save_adapter
 from mopo_train.policy.corpus import Corpus, corpus_log_probabilities, encode_corpus
 from mopo_train.policy.loop import LoopSettings
@@ -32,7 +31,6 @@ from mopo_train.policy.models import (
     context_length,
     directory_digest,
     find_model,
-    fingerprint,
     load_model,
     load_tokenizer,
 )
@@ -94,13 +92,7 @@ def train_baseline(
     for note in data.notes():
         say(note)
     config = config.resolved(data.objectives)
-    record = RunRecord(
-        package_version=__version__,
-        config=config.model_dump(mode="json"),
-        data_sha256=data.summary.sha256,
-        model=model,
-        model_fingerprint=fingerprint(model),
-    )
+    record = RunRecord.of(config, data.summary, model)
     if not force and is_finished(out, record):
         say(f"this family is already in '{out}'; --force trains it again")
         return read_family(out)
@@ -238,16 +230,6 @@ def _mix(run: _Run, adapters: Sequence[Adapter], members: Mapping[str, Mapping[s
 
 
 def _describe(run: _Run, members: Mapping[str, Mapping[str, float]]) -> PolicyFamily:
-    parity = dict.fromkeys(run.data.objectives, 0.5)
-    reference = Policy(id=REFERENCE, kind=REFERENCE, adapter=None, predicted=parity, predicted_low=parity, ess=1.0)
-    trained = [Policy(id=policy, kind=run.config.method, adapter=f"policies/{policy}") for policy in members]
-    return PolicyFamily(
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        package_version=__version__,
-        base_model=run.workspace.base_name,
-        objectives=list(run.data.objectives),
-        primary=run.config.primary,
-        data=run.data.summary,
-        config=run.config.model_dump(mode="json") | {"weights": members},
-        policies=[reference, *trained],
-    )
+    policies = [Policy(id=policy, kind=run.config.method, adapter=f"policies/{policy}") for policy in members]
+    config = run.config.model_dump(mode="json") | {"weights": members}
+    return describe(str(run.config.primary), config, run.workspace, run.data, policies)

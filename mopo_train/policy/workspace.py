@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mopo_train import __version__
 from mopo_train.errors import FamilyError
-from mopo_train.family import first_problem, write_whole
-from mopo_train.policy.models import find_model, load_tokenizer
+from mopo_train.family import DataSummary, first_problem, write_whole
+from mopo_train.policy.models import find_model, fingerprint, load_tokenizer
 
 RECORD = "run.json"
 MADE = (
@@ -49,6 +50,17 @@ class RunRecord(BaseModel):
     model: str
     """As given."""
     model_fingerprint: str
+
+    @classmethod
+    def of(cls, config: BaseModel, data: DataSummary, model: str) -> "RunRecord":
+        """What a run with ``config`` on ``data`` and ``model`` was asked for. Raises ModelError."""
+        return cls(
+            package_version=__version__,
+            config=config.model_dump(mode="json"),
+            data_sha256=data.sha256,
+            model=model,
+            model_fingerprint=fingerprint(model),
+        )
 
 
 class Workspace(NamedTuple):
