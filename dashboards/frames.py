@@ -16,6 +16,7 @@ import pandas as pd
 from dashboards.fronts import ExactFront, Plan, front_path, read_exact_front, read_plan
 from mopo_eval.front import measured_front
 from mopo_eval.profiles import ProfileFile, read_profiles
+from mopo_eval.reliability import Reliability
 from mopo_eval.scorecards import Scorecard, read_scorecards
 from mopo_train.errors import MopoError
 from mopo_train.family import REFERENCE, PolicyFamily, read_family
@@ -129,6 +130,12 @@ def dominated_policies(view: FamilyView) -> set[str]:
     if not cards or not known:
         return set()
     return {card.policy for card in cards} - set(measured_front(cards).policies)
+
+
+def fitted_judges(view: FamilyView) -> dict[str, Reliability]:
+    """What is known of the judges that were fitted on the measuring machine, by objective in the family's order."""
+    found = {name: score.reliability for card in view.measured for name, score in card.objectives.items()}
+    return {name: known for name in view.family.objectives if (known := found.get(name)) is not None}
 
 
 def measured_objectives(view: FamilyView) -> list[str]:

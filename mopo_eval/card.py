@@ -16,6 +16,7 @@ from mopo_eval.breakdown import POOR
 from mopo_eval.calibration import Calibration, read_calibration
 from mopo_eval.markdown import bullets, plain, table
 from mopo_eval.plain_text import one_line
+from mopo_eval.reliability import column
 from mopo_eval.scorecards import Estimate
 from mopo_eval.subject import Subject
 from mopo_train.errors import FamilyError
@@ -120,7 +121,10 @@ def _measured(subject: Subject) -> str:
     for name, score in card.objectives.items():
         rate = "0.5 by definition" if subject.policy.id == REFERENCE else _with_interval(score.win_rate)
         bound = "" if subject.policy.id == REFERENCE else f"{score.win_rate.certified_low:.3f}"
-        rows.append([name, _with_interval(score), f"{score.certified_low:.3f}", rate, bound, str(score.n)])
+        known = {name: score.reliability} if score.reliability else {}
+        rows.append(
+            [column(name, known), _with_interval(score), f"{score.certified_low:.3f}", rate, bound, str(score.n)]
+        )
     columns = ["objective", "judge score", "certified low", "win rate", "certified low", "prompts"]
     return (
         f"Run {summary.run} of {plain(summary.created_at)}: {summary.prompts} prompts of "

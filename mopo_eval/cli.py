@@ -11,6 +11,7 @@ import click
 
 from mopo_eval import cli_calibrate, cli_results
 from mopo_eval.profiles import asked_profiles
+from mopo_eval.reliability import column
 from mopo_train import __version__
 from mopo_train.console import CommandGroup, floor_option, print_json, print_table, say
 from mopo_train.errors import FamilyError
@@ -321,23 +322,39 @@ def _print(measurement: "Measurement") -> None:
         on_front = "withheld: dominated" if card.policy in summary.withheld else on_front
         rows.append([card.policy, *scores, f"{on_front} ({summary.front_probability[card.policy]:.2f})"])
     title = f"Judge scores: mean [{summary.confidence:.0%} interval] certified low, {summary.prompts} prompts"
-    print_table(["policy", *summary.judges, "front (probability)"], rows, title=title)
+    heads = [column(name, summary.reliability) for name in summary.judges]
+    print_table(["policy", *heads, "front (probability)"], rows, title=title)
     if summary.stances:
         _print_stances(summary)
+    if summary.figures:
+        _print_figures(summary)
     point = ", ".join(f"{name} {value:g}" for name, value in summary.hypervolume.reference_point.items())
     volume = summary.hypervolume
     click.echo(f"hypervolume {volume.value:.4f} [{volume.low:.4f}, {volume.high:.4f}] (share; reference point {point})")
     click.echo(told)
 
 
+def _print_figures(summary: "RunSummary") -> None:
+    """The other shares that judges tell, a table per objective."""
+    for objective in dict.fromkeys(figure.objective for figure in summary.figures):
+        rates = {(each.policy, each.name): each.rate for each in summary.figures if each.objective == objective}
+        names = list(dict.fromkeys(name for _, name in rates))
+        rows = [
+            [policy, *(_rate(rates.get((policy, name))) for name in names)]
+            for policy in dict.fromkeys(policy for policy, _ in rates)
+        ]
+        title = f"{column(objective, summary.reliability)}: shares [{summary.confidence:.0%} interval]"
+        print_table(["policy", *names], rows, title=title)
+
+
+def _rate(rate: "Rate | None") -> str:
+    return "too few prompts" if rate is None else f"{rate.mean:.3f} [{rate.low:.3f}, {rate.high:.3f}] n {rate.n}"
+
+
 def _print_stances(summary: "RunSummary") -> None:
     """Harmful compliance, refusal and over-refusal of every policy as a table."""
-
-    def shown(rate: "Rate | None") -> str:
-        return "too few prompts" if rate is None else f"{rate.mean:.3f} [{rate.low:.3f}, {rate.high:.3f}] n {rate.n}"
-
     rows = [
-        [one.policy, one.objective, shown(one.harmful_compliance), shown(one.refusal), shown(one.over_refusal)]
+        [one.policy, one.objective, _rate(one.harmful_compliance), _rate(one.refusal), _rate(one.over_refusal)]
         for one in summary.stances
     ]
     columns = ["policy", "objective", "harmful compliance", "refusal of harmful", "over-refusal of harmless"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mopo_eval.profiles import ProfileFile, asked_profiles, read_profiles
+from mopo_eval.reliability import column
 from mopo_train.console import floor_option, print_json, print_table, say
 from mopo_train.errors import FamilyError
 from mopo_train.family import PolicyFamily, read_family, write_whole
@@ -189,7 +190,8 @@ def _print_report(found: "Report") -> None:
             + [f"{score.win_rate.mean:.3f} [{score.win_rate.low:.3f}, {score.win_rate.high:.3f}]" for score in scores]
             + ["yes" if policy in summary.front else "no"]
         )
-    units = [*found.objectives, *(f"{name} (win rate)" for name in found.objectives)]
+    units = [column(name, summary.reliability) for name in found.objectives]
+    units += [f"{name} (win rate)" for name in found.objectives]
     title = (
         f"Run {summary.run}, {summary.prompts} prompts: judge scores and win rates against the reference, "
         f"mean [{summary.confidence:.0%} interval]"

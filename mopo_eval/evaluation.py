@@ -17,6 +17,7 @@ from mopo_eval.answer_store import ROWS_AT_ONCE, AnswerStore, Grid
 from mopo_eval.answers import Answer, Sampling
 from mopo_eval.figures import Figure
 from mopo_eval.prompts import EvaluationPrompt
+from mopo_eval.reliability import Reliability
 from mopo_eval.stances import StanceRates
 from mopo_train.errors import FamilyError
 from mopo_train.family import ObjectiveName, PolicyFamily, UnitScore, first_problem, write_whole
@@ -72,6 +73,8 @@ class RunSummary(_Model):
     """Empty where only answers were collected; there are no scorecards of such a run."""
     fingerprints: dict[ObjectiveName, str] = {}
     """What each judge was when it judged (``judges.fingerprint``); empty in runs of earlier versions."""
+    reliability: dict[ObjectiveName, Reliability] = {}
+    """Held-out accuracy and calibration of the judges that were fitted on this machine."""
     sampling: Sampling
     confidence: float
     conservative: bool = False

@@ -41,7 +41,8 @@ from mopo_eval.profiles import write_profiles
 from mopo_eval.prompts import EvaluationPrompt, check_unseen, trained_prompts
 from mopo_eval.propose import COMMENT, propose_profiles
 from mopo_eval.registration import register, runs_that_scored
-from mopo_eval.scorecards import Scorecard, write_scorecards
+from mopo_eval.reliability import reliabilities
+from mopo_eval.scorecards import Scorecard, with_reliability, write_scorecards
 from mopo_eval.stances import Stances
 from mopo_train.console import say
 from mopo_train.family import INTERPOLATED, REFERENCE, PolicyFamily
@@ -108,6 +109,7 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
         judged = _judge(docket, plan, directory, grid)
         tally = _write_responses(store, plan, directory)
     counted = counted_policies(root, family, {prompt.text for prompt in plan.prompts})
+    known = reliabilities(plan.judges)
     found = _scored(judged.scores, plan, run, counted) if plan.judges else None
     summary = RunSummary(
         run=run,
@@ -117,6 +119,7 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
         policies=policies,
         judges={objective: judge.name for objective, judge in plan.judges.items()},
         fingerprints=plan.fingerprints,
+        reliability=known,
         sampling=plan.sampling,
         confidence=plan.confidence,
         conservative=plan.conservative,
@@ -135,7 +138,7 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
         counted=counted,
         withheld=_withheld(family, found.front) if found else [],
     )
-    cards = found.cards if found else []
+    cards = [with_reliability(card, known) for card in found.cards] if found else []
     write_summary(directory, summary)
     write_scorecards(root, [card for card in cards if card.policy not in summary.withheld], summary.withheld)
     if summary.withheld:

@@ -109,6 +109,8 @@ def warnings(report: Report) -> list[str]:
     told = []
     if unjudged := [name for name in report.family.objectives if name not in summary.judges]:
         told.append(f"No judge measured {_and(unjudged)}: no floor on it can hold.")
+    for name, known in summary.reliability.items():
+        told.append(f"The judge of {name} is a small model fitted on this machine: {known.sentence}.")
     if summary.prompts < FEW_PROMPTS:
         told.append(f"Only {summary.prompts} prompts: intervals are wide, and small differences cannot be seen.")
     each = summary.prompts * summary.sampling.samples
@@ -134,6 +136,9 @@ def report_json(report: Report) -> dict[str, Any]:
         "created_at": summary.created_at,
         "prompts": summary.prompts,
         "confidence": summary.confidence,
+        "reliability": {name: known.model_dump() for name, known in summary.reliability.items()},
+        "figures": [figure.model_dump() for figure in summary.figures],
+        "stances": [stance.model_dump() for stance in summary.stances],
         "units": {"mean": "judge score", "win_rate": "against the reference on the same prompts"},
         "summary": summary_sentences(report),
         "warnings": warnings(report),

@@ -8,7 +8,7 @@ from mopo_eval.answer_store import ROWS_AT_ONCE
 from mopo_eval.estimates import ScoreTable, make_scorecards
 from mopo_eval.evaluation import RunSummary, read_summary
 from mopo_eval.prompts import Conversation, prompt_hash
-from mopo_eval.scorecards import Scorecard, read_scorecards
+from mopo_eval.scorecards import Scorecard, read_scorecards, with_reliability
 from mopo_eval.scores import read_scores
 from mopo_train.errors import FamilyError
 from mopo_train.family import PolicyFamily
@@ -78,7 +78,8 @@ def read_results(root: Path, family: PolicyFamily, run: str | None = None) -> Ru
             conservative=summary.conservative,
             counted=summary.counted,
         )
-        cards = {card.policy: card for card in made if card.policy not in summary.withheld}
+        trusted = [with_reliability(card, summary.reliability) for card in made if card.policy not in summary.withheld]
+        cards = {card.policy: card for card in trusted}
     return RunResults(directory, summary, cards, scores.table, _prompts(directory, scores.prompts))
 
 

@@ -3,11 +3,12 @@
 Reads and writes them; how the numbers are made is in ``intervals`` and ``measure``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mopo_eval.reliability import Reliability
 from mopo_train.errors import FamilyError
 from mopo_train.family import ObjectiveName, PolicyFamily, PolicyId, UnitScore, first_problem, write_whole
 
@@ -34,6 +35,8 @@ class ObjectiveScore(Estimate):
 
     judge: str
     """Dotted name or configuration name of the judge."""
+    reliability: Reliability | None = None
+    """Of a judge that was fitted to data on this machine, on held-out data: read it before the score."""
     win_rate: Estimate
     """Against ``reference`` on the same prompts, ties counted half."""
 
@@ -46,6 +49,13 @@ class Scorecard(_Model):
     """Name of the evaluation under ``evaluation/`` that produced it."""
     confidence: float = Field(gt=0, lt=1)
     objectives: dict[ObjectiveName, ObjectiveScore]
+
+
+def with_reliability(card: Scorecard, known: Mapping[str, Reliability]) -> Scorecard:
+    """``card`` that says of each objective's judge what is ``known``."""
+    scores = card.objectives.items()
+    told = {name: score.model_copy(update={"reliability": known.get(name)}) for name, score in scores}
+    return card.model_copy(update={"objectives": told})
 
 
 def read_scorecards(root: Path, family: PolicyFamily) -> dict[str, Scorecard]:

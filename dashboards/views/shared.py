@@ -13,7 +13,7 @@ from dashboards.answers import read_prompts
 from dashboards.catalogue import DEFAULT, Catalogue, catalogue
 from dashboards.drafts import Measured, certify_draft, read_measured
 from dashboards.errors import EvaluationError
-from dashboards.frames import FamilyView, Stamp, file_state, open_family, stamp
+from dashboards.frames import FamilyView, Stamp, file_state, fitted_judges, open_family, stamp
 from dashboards.matrix import ScoreMatrix, read_matrix
 from dashboards.settings import Settings, read_settings
 from mopo_eval.certificate import Certificate
@@ -78,6 +78,9 @@ def opened(heading: str) -> FamilyView | None:
     st.html(markup.facts(_facts(view, t)))
     for problem in view.problems:
         st.html(markup.note(t("shell.left_out", problem=problem)))
+    for objective, known in fitted_judges(view).items():
+        numbers = known.model_dump(include={"accuracy", "low", "high", "chance", "ece", "n"})
+        st.html(markup.note(t("shell.fitted_judge", name=t.objective(objective), **numbers)))
     return view
 
 

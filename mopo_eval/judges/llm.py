@@ -82,10 +82,7 @@ class LlmJudge(NamedTuple):
 
     def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
         """Every judgement as it comes. Raises JudgeError and EngineError."""
-        key = None
-        if self.key_variable and not (key := os.environ.get(self.key_variable)):
-            raise JudgeError(f"judge '{self.name}' needs its endpoint's key in the variable {self.key_variable}.")
-        endpoint = Endpoint(self.url, "judge", self.concurrency, self.patience, key)
+        endpoint = self.endpoint()
 
         async def work(client: httpx.AsyncClient, index: int) -> None:
             decide = self._compare if self.compares else self._grade
@@ -96,11 +93,18 @@ class LlmJudge(NamedTuple):
         except EngineError as error:
             raise JudgeError(f"judge '{self.name}': {error}") from error
 
+    def endpoint(self) -> Endpoint:
+        """Where and how to ask. Raises JudgeError where its key is missing."""
+        key = None
+        if self.key_variable and not (key := os.environ.get(self.key_variable)):
+            raise JudgeError(f"judge '{self.name}' needs its endpoint's key in the variable {self.key_variable}.")
+        return Endpoint(self.url, "judge", self.concurrency, self.patience, key)
+
     async def _grade(self, client: httpx.AsyncClient, endpoint: Endpoint, case: Case) -> Judgement:
         scale = self.settings.scale
         grades = [str(grade) for grade in range(1, scale + 1)]
         told = f"# Conversation\n{conversation_text(case.prompt)}\n\n# Answer\n{case.response}{_references(case)}"
-        verdict = await self._verdict(client, endpoint, told, grades, case.where)
+        verdict = await self.verdict(client, endpoint, self._task(), told, grades, case.where)
         if verdict is None:
             return Judgement(0.0, UNREADABLE, f"no verdict in {TRIES} tries")
         expected = sum(probability * (int(grade) - 1) for grade, probability in verdict.probabilities.items())
@@ -121,7 +125,7 @@ class LlmJudge(NamedTuple):
                 f"# Conversation\n{conversation_text(case.prompt)}\n\n# Answer A\n{first}\n\n# Answer B\n{second}"
                 f"{_references(case)}"
             )
-            verdict = await self._verdict(client, endpoint, told, (FIRST, SECOND, TIE), case.where)
+            verdict = await self.verdict(client, endpoint, self._task(), told, (FIRST, SECOND, TIE), case.where)
             if verdict is None:
                 return Judgement(0.5, UNREADABLE, f"no verdict in {TRIES} tries")
             wins.append(verdict.probabilities[ours] + 0.5 * verdict.probabilities[TIE])
@@ -132,12 +136,14 @@ class LlmJudge(NamedTuple):
             return Judgement(0.5, FLIPPED, f"{choices[0]} first, {choices[1]} second: {evidence}")
         return Judgement(sum(wins) / 2, choices[0], evidence)
 
-    async def _verdict(
-        self, client: httpx.AsyncClient, endpoint: Endpoint, told: str, choices: Sequence[str], where: str
+    def _task(self) -> str:
+        return _TASKS[self.settings.mode].format(rubric=self.settings.rubric, scale=self.settings.scale)
+
+    async def verdict(  # noqa: PLR0913 - what is asked, of whom
+        self, client: httpx.AsyncClient, endpoint: Endpoint, task: str, told: str, choices: Sequence[str], where: str
     ) -> Verdict | None:
-        """The first verdict that can be read within `TRIES`."""
+        """The first verdict on ``told`` that can be read within `TRIES`; ``task`` goes before it. Raises JudgeError."""
         settings = self.settings
-        task = _TASKS[settings.mode].format(rubric=settings.rubric, scale=settings.scale)
         body: dict[str, Any] = {
             "model": settings.model,
             "messages": [{"role": "system", "content": task}, {"role": "user", "content": told}],

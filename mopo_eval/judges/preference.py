@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mopo_eval.judges.case import Case, OnJudgement
 from mopo_eval.judges.fingerprint import of_files
+from mopo_eval.reliability import Reliability
 from mopo_train.console import say
 from mopo_train.errors import JudgeError
 from mopo_train.judgement import Judgement
@@ -47,7 +48,6 @@ class PreferenceJudge(NamedTuple):
 
         from mopo_train.preference_model.labelling import compare_answers
         from mopo_train.preference_model.settings import FitSettings
-        from mopo_train.preferences import read_preferences
 
         for case in cases:
             if case.baseline is None:
@@ -55,12 +55,8 @@ class PreferenceJudge(NamedTuple):
                     f"judge '{self.name}' on {case.where}: nothing to compare with; it needs the reference policy's "
                     'answer, in a file of rows the field "baseline".'
                 )
-        data = read_preferences(self.sources, at_least=1)
-        if self.objective not in data.objectives:
-            told = ", ".join(data.objectives)
-            raise JudgeError(f"judge '{self.name}': its data label {told}, not '{self.objective}'.")
-        settings = FitSettings(encoder=self.encoder)
-        known = self._held_out(data, settings)
+        data, settings = self._data(), FitSettings(encoder=self.encoder)
+        known = self._held_out(data, settings).sentence
         say(f"judge {self.name}: {known}")
         talks = [read_prompt(case.prompt) for case in cases]
         answers = [[case.response, str(case.baseline)] for case in cases]
@@ -71,7 +67,22 @@ class PreferenceJudge(NamedTuple):
             score = 0.5 if case.response == case.baseline else float(chance[index, column])
             on_judgement(index, Judgement(score, None, known))
 
-    def _held_out(self, data: "PreferenceData", settings: "FitSettings") -> str:
+    def reliability(self) -> Reliability:
+        """How well the model ranks held-out pairs. Raises JudgeError and DataError."""
+        from mopo_train.preference_model.settings import FitSettings
+
+        return self._held_out(self._data(), FitSettings(encoder=self.encoder))
+
+    def _data(self) -> "PreferenceData":
+        from mopo_train.preferences import read_preferences
+
+        data = read_preferences(self.sources, at_least=1)
+        if self.objective not in data.objectives:
+            told = ", ".join(data.objectives)
+            raise JudgeError(f"judge '{self.name}': its data label {told}, not '{self.objective}'.")
+        return data
+
+    def _held_out(self, data: "PreferenceData", settings: "FitSettings") -> Reliability:
         """How well the model ranks the pairs that it did not see."""
         from mopo_train.preference_model.calibration import measure_fit
         from mopo_train.preference_model.crossfit import cross_fit, default_keep
@@ -83,8 +94,5 @@ class PreferenceJudge(NamedTuple):
         found = measure_fit(z, data.labels[:, column], data.weight, data.group[data.prompt])
         if found is None:
             raise JudgeError(f"judge '{self.name}': no row of its data carries a label on '{self.objective}'.")
-        accuracy = found.accuracy
-        return (
-            f"held-out accuracy {accuracy.mean:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}], calibration error "
-            f"{found.ece:.3f}, {found.pairs} pairs"
-        )
+        mean, low, high = found.accuracy
+        return Reliability(accuracy=mean, low=low, high=high, ece=found.ece, n=found.pairs, unit="pairs", chance=0.5)

@@ -58,7 +58,7 @@ def scoring(judge: Judge, total: int, keep: Path | None = None) -> Iterator[Scor
                     line.advance()
 
                 judge.judge([cases[places[key]] for key in missing], take)
-            if asking:
+            if asking and len(cases) > len(missing):
                 asking[0][1].advance(len(cases) - len(missing))
             return [judgement for key in keys if (judgement := found[key]) is not None]
 

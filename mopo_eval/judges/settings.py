@@ -12,14 +12,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from mopo_eval.judges.callables import load_callable
 from mopo_eval.judges.case import Judge
 from mopo_eval.judges.choices import ChoiceJudge, Metric
+from mopo_eval.judges.claims import LlmClaims, ModelClaims
 from mopo_eval.judges.classifier import ClassifierJudge
 from mopo_eval.judges.llm import LlmJudge, LlmSettings
 from mopo_eval.judges.preference import PreferenceJudge
@@ -79,6 +80,39 @@ class ChoiceSettings(_Settings):
         told = {"template": self.template}
         name = self.metric if self.template is None else _title(self.metric, "template", told)
         return ChoiceJudge(name, self.metric, self.template)
+
+
+class ClaimSettings(_Settings):
+    """Each sentence of an answer against the prompt's "references": by a language model, or one fitted to ``data``."""
+
+    kind: Literal["claims"]
+    url: str | None = Field(default=None, pattern=r"^https?://.+")
+    model: str | None = None
+    temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    max_tokens: int = Field(default=512, ge=16)
+    structured: bool = True
+    api_key_variable: str | None = None
+    concurrency: int = Field(default=16, ge=1)
+    data: list[str] = []
+    """Files of rows with right and wrong answers ("references", "incorrect") to fit a small model to."""
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.url is None) == (not self.data) or (self.url is None) != (self.model is None):
+            raise ValueError("give 'url' and 'model' of a language model, or 'data' to fit a small model to")
+        return self
+
+    def load(self) -> Judge:
+        """The judge."""
+        if self.url is None or self.model is None:
+            fitted = {"data": self.data, "seed": self.seed}
+            return ModelClaims(_title("claims", "fitted", fitted), tuple(self.data), self.seed)
+        same = {"temperature", "max_tokens", "structured", "seed"}
+        settings = LlmSettings(self.model, "", **self.model_dump(include=same))
+        name = _title("claims", self.model, settings._asdict())
+        url = self.url.rstrip("/").removesuffix("/v1")
+        return LlmClaims(name, LlmJudge(name, settings, url, self.api_key_variable, self.concurrency))
 
 
 class ClassifierSettings(_Settings):
@@ -150,6 +184,7 @@ JudgeSettings = Annotated[
     | RefusalSettings
     | ReferenceSettings
     | ChoiceSettings
+    | ClaimSettings
     | ClassifierSettings
     | PreferenceJudgeSettings
     | LlmJudgeSettings,
@@ -169,7 +204,7 @@ def load_judge(given: Any) -> Judge:
     try:
         return _READER.validate_python(given).load()
     except ValidationError as error:
-        kinds = "python name, safety, refusal, reference, multiple-choice, classifier, preference-model, llm"
+        kinds = "python name, safety, refusal, reference, multiple-choice, claims, classifier, preference-model, llm"
         raise JudgeError(f"{given!r:.200} describes no judge ({kinds}): {first_problem(error)}.") from error
 
 

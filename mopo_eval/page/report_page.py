@@ -5,10 +5,12 @@ from pathlib import Path
 
 from mopo_eval.comparison import Comparison, power_sentence
 from mopo_eval.examples import Example
+from mopo_eval.figures import Rate
 from mopo_eval.gate import Verdict
 from mopo_eval.page.markup import Cell, items, paragraph, quotation, section, table, text
 from mopo_eval.page.scatter import Point, scatter
 from mopo_eval.page.style import STYLE
+from mopo_eval.reliability import column
 from mopo_eval.report import Report, pairs_that_matter, summary_sentences, warnings
 from mopo_eval.scorecards import Estimate
 from mopo_train.family import REFERENCE
@@ -107,7 +109,7 @@ def _points(report: Report, x: str, y: str) -> list[Point]:
 
 def _scores(report: Report) -> str:
     summary = report.results.summary
-    columns = [Cell("policy"), *(Cell(name) for name in report.objectives)]
+    columns = [Cell("policy"), *(_objective(report, name) for name in report.objectives)]
     scores, rates = [], []
     for policy, card in report.cards.items():
         named = Cell(policy, "on the front" if policy in summary.front else "dominated")
@@ -120,8 +122,42 @@ def _scores(report: Report) -> str:
         "Scores",
         table(columns, scores, f"Judge score, 0 to 1: {about}"),
         table(columns, rates, f"Win rate against the reference on the same prompts, 0.5 is parity, ties half: {about}"),
+        *_figures(report),
         name="scores",
     )
+
+
+def _objective(report: Report, objective: str) -> Cell:
+    """Above numbers on ``objective``: with what is known of a judge that was fitted here."""
+    known = report.results.summary.reliability.get(objective)
+    return Cell(objective, known.brief if known else "")
+
+
+def _figures(report: Report) -> list[str]:
+    """Shares that judges tell beside their scores, a table per objective."""
+    summary = report.results.summary
+    told = [(each.objective, each.policy, each.name, each.rate) for each in summary.figures]
+    for one in summary.stances:
+        kinds = {"harmful compliance": one.harmful_compliance, "refusal of harmful prompts": one.refusal}
+        kinds["over-refusal of harmless ones"] = one.over_refusal
+        told += [(one.objective, one.policy, name, rate) for name, rate in kinds.items()]
+    tables = []
+    for objective in dict.fromkeys(each[0] for each in told):
+        rates = {(policy, name): rate for of, policy, name, rate in told if of == objective}
+        names = list(dict.fromkeys(name for _, name in rates))
+        rows = [
+            [Cell(policy), *(_rate(rates.get((policy, name))) for name in names)]
+            for policy in dict.fromkeys(policy for policy, _ in rates)
+        ]
+        title = f"{column(objective, summary.reliability)}: shares of prompts [{summary.confidence:.0%} interval]"
+        tables.append(table([Cell("policy"), *(Cell(name) for name in names)], rows, title))
+    return tables
+
+
+def _rate(rate: Rate | None) -> Cell:
+    if rate is None:
+        return Cell("–", "too few prompts")
+    return Cell(f"{rate.mean:.3f}", f"[{rate.low:.3f}, {rate.high:.3f}]\n{rate.n} prompts")
 
 
 def _profiles(verdicts: Sequence[Verdict]) -> str:
@@ -171,7 +207,8 @@ def _categories(report: Report) -> str:
                 note = f"[{score.low:.3f}, {score.high:.3f}]\nbelow 0.5: {score.poor:.0%}"
                 row.append(Cell(f"{score.mean:.3f}", note))
             rows.append(row)
-        parts.append(table(columns, rows, f"{objective.capitalize()}, judge score"))
+        title = column(objective, report.results.summary.reliability)
+        parts.append(table(columns, rows, f"{title[:1].upper()}{title[1:]}, judge score"))
     return section("By category", *parts, name="categories")
 
 

@@ -10,7 +10,8 @@ from streamlit.testing.v1 import AppTest
 
 from dashboards.flags import read_flags
 from dashboards.settings import FAMILY_VARIABLE, LOGIN_VARIABLE, READ_ONLY_VARIABLE
-from mopo_eval.scorecards import write_scorecards
+from mopo_eval.reliability import Reliability
+from mopo_eval.scorecards import with_reliability, write_scorecards
 from mopo_train.family import REFERENCE, write_family
 from tests.dashboards.examples import write_example_family
 from tests.dashboards.running import bodies, charts, healthy, opened, text
@@ -48,6 +49,17 @@ def test_the_front_names_the_policy_under_the_organisations_floors(root: Path) -
     assert "policy-00 is the best for helpfulness: judge score 0.85, certified at least 0.80" in text(app)
     assert "5 of 5 policies hold safety at least 0.50" in text(app)
     assert len(charts(app)) == 2  # the plane, and all objectives at once
+
+
+@pytest.mark.parametrize("page", [None, PRICE, COMPARE, ANSWERS, PROFILES])
+def test_a_judge_that_was_fitted_is_told_on_every_page_with_its_numbers(page: str | None, root: Path) -> None:
+    write_measured_family(root)
+    known = Reliability(accuracy=0.613, low=0.58, high=0.65, ece=0.042, n=1200, unit="pairs", chance=0.5)
+    cards = [with_reliability(scorecard(name, scores), {"safety": known}) for name, scores in SCORES.items()]
+    write_scorecards(root, cards)
+    shown = text(opened(page))
+    assert "fitted where it was measured: it decided 0.61 [0.58, 0.65] of 1,200 held-out cases right" in shown
+    assert "(chance 0.50), with a calibration error of 0.04" in shown
 
 
 def test_moving_a_floor_changes_the_policy_the_profiles_and_who_is_out(root: Path) -> None:

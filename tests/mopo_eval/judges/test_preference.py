@@ -6,6 +6,7 @@ import pytest
 from mopo_eval.judges import Judge, load_judge
 from mopo_eval.judges.case import Case
 from mopo_eval.judges.scoring import score_cases
+from mopo_eval.reliability import Fitted
 from mopo_train.errors import JudgeError
 from tests.comparisons import row, write_rows
 
@@ -35,6 +36,10 @@ def test_it_learns_what_people_prefer_and_says_how_well(judge: Judge) -> None:
     assert equal.score == 0.5
     assert won.evidence is not None and "held-out accuracy" in won.evidence and "90 pairs" in won.evidence
     assert judge.compares
+    assert isinstance(judge, Fitted)
+    known = judge.reliability()
+    assert known.sentence in won.evidence and (known.n, known.unit) == (90, "pairs")
+    assert known.low <= known.accuracy <= known.high
 
 
 def test_nothing_to_compare_with_and_other_objectives_are_errors(judge: Judge, tmp_path: Path) -> None:
