@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import click
-import moocore
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from mopo_eval.bootstrap import percentiles, resampled_means
 from mopo_eval.differences import paired_difference
 from mopo_eval.front import covered, resampled_front
 from mopo_eval.intervals import Interval, clopper_pearson, intervals, wilson
@@ -31,6 +31,8 @@ PROMPTS = (30, 300)
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.98, 0.99, 0.995)
 FAMILY = np.stack([np.linspace(0.35, 0.8, 8), np.linspace(0.9, 0.55, 8), np.linspace(0.8, 0.5, 8)], axis=1)
 """(P, K) true means along a front."""
+FLAT = np.stack([np.linspace(0.55, 0.6, 8), np.linspace(0.7, 0.65, 8), np.linspace(0.66, 0.62, 8)], axis=1)
+"""The same for policies that differ by less than the noise: means of few prompts stick out of their front."""
 
 
 class Scores(NamedTuple):
@@ -162,18 +164,26 @@ def differences(rng: np.random.Generator, repetitions: int) -> None:
 
 def hypervolume(rng: np.random.Generator, repetitions: int) -> None:
     """Coverage of the hypervolume's interval for eight policies and three objectives on shared prompts."""
-    truth, rows = covered(FAMILY, [0.0] * 3), []
-    for n in PROMPTS:
-        inside, bias = 0, 0.0
-        for _ in range(repetitions):
-            noise = rng.uniform(-0.12, 0.12, (1, 3, n)) + rng.uniform(-0.08, 0.08, (8, 3, n))  # shared, and their own
-            values = FAMILY[:, :, None] + noise
-            found = resampled_front(values, [0.0] * 3, CONFIDENCE)
-            inside += found.low <= truth <= found.high
-            bias += moocore.hypervolume(values.mean(axis=2), ref=[0.0] * 3, maximise=True) - truth
-        rows.append([str(n), f"{inside / repetitions:.3f}", f"{bias / repetitions:+.5f}"])
-    title = f"hypervolume {truth:.4f}, percentile bootstrap, {repetitions} repetitions"
-    print_table(["n", "coverage", "bias"], rows, title=title)
+    rows = []
+    for name, means, own in (("spread", FAMILY, 0.08), ("flat", FLAT, 0.24), ("equal", FLAT[[0] * 8], 0.24)):
+        truth = covered(means, [0.0] * 3)
+        for n in PROMPTS:
+            inside = peer = 0
+            bias = 0.0
+            for _ in range(repetitions):
+                noise = rng.uniform(-0.12, 0.12, (1, 3, n)) + rng.uniform(-own, own, (8, 3, n))  # shared, and their own
+                values = means[:, :, None] + noise
+                found = resampled_front(values, [0.0] * 3, CONFIDENCE)
+                measured = covered(values.mean(axis=2), [0.0] * 3)
+                inside += found.low <= truth <= found.high
+                drawn = resampled_means(values.reshape(24, n)).reshape(-1, 8, 3)
+                low, high = percentiles(np.array([covered(each, [0.0] * 3) for each in drawn]), CONFIDENCE, n)
+                peer += low <= truth <= high
+                bias += measured - truth
+            rows.append([name, str(n), *(f"{hits / repetitions:.3f}" for hits in (inside, peer))])
+            rows[-1].append(f"{bias / repetitions:+.5f}")
+    title = f"hypervolume, {CONFIDENCE:.0%} intervals, {repetitions} repetitions"
+    print_table(["family", "n", "reflected", "peer: percentiles", "bias"], rows, title=title)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,17 @@ def percentiles(drawn: FloatArray, confidence: float, prompts: int) -> tuple[flo
     return float(low), float(high)
 
 
+def reflected(drawn: FloatArray, measured: float, confidence: float, prompts: int) -> tuple[float, float]:
+    """Ends of the basic bootstrap interval: `percentiles` of ``drawn`` reflected at ``measured``, stretched to hold it.
+
+    For statistics that noise pushes to one side, such as a hypervolume of means: resamples are pushed by as much again,
+    away from the truth, and percentiles go with them (Davison and Hinkley, Bootstrap Methods and their Application,
+    1997, section 5.2). It corrects less where policies are the same: see `benchmarks/coverage.py`.
+    """
+    low, high = percentiles(drawn, confidence, prompts)
+    return min(2 * measured - high, measured), max(2 * measured - low, measured)
+
+
 def standard_error(values: FloatArray) -> FloatArray:
     """(C,) of the means of ``values`` (C, prompts >= 2)."""
     found: FloatArray = values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mopo_eval.bootstrap import TINY, percentiles, resampled_means
+from mopo_eval.bootstrap import TINY, reflected, resampled_means
 from mopo_eval.bounds import FloatArray
 from mopo_eval.differences import (
     Difference,
@@ -49,7 +49,7 @@ class PolicyDifference(NamedTuple):
 
 
 class Volume(NamedTuple):
-    """A hypervolume as a share of the box, with an interval over prompts: by percentiles, wider for few prompts."""
+    """A hypervolume as a share of the box, with an interval over prompts: `bootstrap.reflected`."""
 
     value: float
     low: float
@@ -319,7 +319,7 @@ def _volumes(
 
 
 def _volume(value: float, resampled: FloatArray, confidence: float, prompts: int) -> Volume:
-    return Volume(value, *percentiles(resampled, confidence, max(2, prompts)))
+    return Volume(value, *reflected(resampled, value, confidence, max(2, prompts)))
 
 
 def _unlike(first: RunResults, second: RunResults) -> list[str]:

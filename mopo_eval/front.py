@@ -65,12 +65,12 @@ def covered(means: "FloatArray", reference_point: Sequence[float]) -> float:
 def resampled_front(values: "FloatArray", reference_point: Sequence[float], confidence: float) -> ResampledFront:
     """Bootstrap over the prompts, the same for all policies, of ``values`` (P policies, K objectives, N prompts).
 
-    The hypervolume's interval is the percentile one, or where resamples cannot show it, the ``sure_volume``.
+    The hypervolume's interval is the `bootstrap.reflected` one, or where resamples cannot show it, the ``sure_volume``.
     """
     import moocore
     import numpy as np
 
-    from mopo_eval.bootstrap import percentiles, resampled_means
+    from mopo_eval.bootstrap import reflected, resampled_means
     from mopo_eval.intervals import enough_for_bootstrap
 
     policies, objectives, prompts = values.shape
@@ -81,7 +81,8 @@ def resampled_front(values: "FloatArray", reference_point: Sequence[float], conf
     if not any(enough_for_bootstrap(row) for row in rows):
         return ResampledFront(on_front.tolist(), *sure_volume(values, reference_point, confidence))
     drawn = np.array([covered(each, reference_point) for each in means])
-    return ResampledFront(on_front.tolist(), *percentiles(drawn, confidence, prompts))
+    low, high = reflected(drawn, covered(values.mean(axis=2), reference_point), confidence, prompts)
+    return ResampledFront(on_front.tolist(), max(low, 0.0), min(high, 1.0))
 
 
 def sure_volume(values: "FloatArray", reference_point: Sequence[float], confidence: float) -> tuple[float, float]:
