@@ -248,7 +248,8 @@ class WireClient:
         self._port = place.port or (443 if place.scheme == "https" else 80)
         self._tls = ssl.create_default_context() if place.scheme == "https" else None
         self._silence, self._connect = silence_seconds, connect_seconds
-        self._idle: list[Connection] = []
+        self._idle: deque[Connection] = deque()
+        """In the order of ``idle_since``; the last one is used next."""
         self._busy: set[Connection] = set()
         host = place.netloc.rpartition("@")[2]
         self.head = f" HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: ".encode()
@@ -262,7 +263,7 @@ class WireClient:
         now = time.monotonic()
         while self._idle:
             found = self._idle.pop()
-            if found.reusable and now - found.idle_since < KEEP_ALIVE_SECONDS:
+            if self._fresh(found, now):
                 self._busy.add(found)
                 return found, True
             found.abort()
@@ -279,11 +280,19 @@ class WireClient:
     def give_back(self, connection: Connection) -> None:
         """Keep ``connection`` for the next request if it can be used again, else end it."""
         self._busy.discard(connection)
+        now = time.monotonic()
         if connection.reusable:
-            connection.idle_since = time.monotonic()
+            connection.idle_since = now
             self._idle.append(connection)
         else:
             connection.abort()
+        # What a crowd has left behind goes, one with each request.
+        if self._idle and not self._fresh(self._idle[0], now):
+            self._idle.popleft().abort()
+
+    @staticmethod
+    def _fresh(connection: Connection, now: float) -> bool:
+        return connection.reusable and now - connection.idle_since < KEEP_ALIVE_SECONDS
 
     def drop(self) -> None:
         """End every connection, whatever is going on in it; new ones can be made."""

@@ -106,6 +106,19 @@ async def test_a_connection_that_was_closed_while_it_lay_idle_costs_nothing() ->
     assert len(script.requests) == 2
 
 
+async def test_what_a_crowd_left_behind_is_not_kept() -> None:
+    script = Script(*[[HELLO]] * 19)
+    async with asking(script) as client:
+        await asyncio.gather(*(ask(client) for _ in range(10)))
+        assert (script.connections, len(client._idle)) == (10, 10)
+        for connection in list(client._idle)[:-1]:
+            connection.idle_since -= 60  # nobody needed more than one for a minute
+        for left in range(9, 0, -1):
+            assert await ask(client) == (200, b"hello")
+            assert len(client._idle) == left
+    assert script.connections == 10
+
+
 async def test_an_idle_connection_is_not_trusted_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "KEEP_ALIVE_SECONDS", 0.0)
     script = Script([HELLO], [HELLO])
