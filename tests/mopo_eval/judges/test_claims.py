@@ -134,7 +134,7 @@ def test_a_fitted_model_tells_kinds_apart_and_its_held_out_accuracy_is_true(fact
     right, wrong = ("brass is a metal from mine 99", "A metal from mine 99 is brass"), ("brass is a gas from cloud 99",)
     decided = [
         KINDS[int(np.argmax(known.probabilities("What is brass?", claim, right, wrong)))]
-        for claim in ("The metal brass is from mine 99", "A gas from cloud 99 is brass", "Rivers are long")
+        for claim in ("The metal brass is from mine 99", "A gas from cloud 99 is brass", "tin 4 is a metal from mine 4")
     ]
     assert decided == ["supported", "contradicted", "unsupported"]
     assert features("Iron is no metal", ("Iron is a metal",), ())[4] == 1  # one of them denies
