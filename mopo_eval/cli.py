@@ -38,6 +38,7 @@ for command in (
     cli_results.gate,
     cli_results.compare,
     cli_results.card,
+    cli_results.export,
     cli_calibrate.calibrate,
     cli_calibrate.select_pairs,
 ):

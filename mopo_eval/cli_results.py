@@ -139,6 +139,32 @@ def compare(roots: tuple[Path, ...], runs: tuple[str, ...], common_judges: bool,
 
 
 @click.command()
+@click.argument("place", metavar="RUN", type=PATH)
+@click.option("--format", "kind", type=click.Choice(["inspect", "lm-eval"]), required=True)
+@click.option("--out", type=PATH, metavar="DIR", help="[default: export-FORMAT in the run's directory]")
+@AS_JSON
+def export(place: Path, kind: str, out: Path | None, as_json: bool) -> None:
+    """Write a finished run as other harnesses log theirs, policy by policy, so that their viewers open it.
+
+    RUN is FAMILY/evaluation/<run>, or a FAMILY for its latest run. inspect: logs for 'inspect view --log-dir DIR';
+    lm-eval: samples_*.jsonl and results_*.json.
+    """
+    from mopo_eval.export import export_run
+    from mopo_eval.results import read_results
+
+    is_run = place.resolve().parent.name == "evaluation"
+    root = place.resolve().parent.parent if is_run else place
+    family = read_family(root)
+    results = read_results(root, family, place.resolve().name if is_run else None)
+    paths = export_run(root.resolve().name, results, kind, out or results.directory / f"export-{kind}")
+    if as_json:
+        print_json({"run": results.summary.run, "format": kind, "files": [str(path) for path in paths]})
+        return
+    for path in paths:
+        click.echo(path)
+
+
+@click.command()
 @click.argument("root", metavar="FAMILY", type=PATH)
 @click.option("--policy", help="Of this policy only.  [default: of every policy that was measured]")
 @click.option("--out", type=PATH, metavar="DIR", help="Writes DIR/POLICY/README.md.  [default: FAMILY/cards]")

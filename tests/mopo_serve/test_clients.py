@@ -1,9 +1,4 @@
-"""Clients that people really use, against vLLM behind the gateway with keys.
-
-Each lives in an environment of its own, because their dependencies disagree: ``$MOPO_CLIENTS/litellm`` (litellm),
-``langchain`` (langchain-openai), ``inspect`` (inspect-ai, openai), ``lm_eval`` (lm_eval[api], transformers). One
-that is not there is skipped.
-"""
+"""Clients that people really use (``tests.clients``), against vLLM behind the gateway with keys."""
 
 import json
 import os
@@ -18,11 +13,11 @@ from openai import OpenAI
 
 from mopo_eval.engine import Engine
 from mopo_serve.key_file import create_key
+from tests.clients import program
 from tests.mopo_serve.test_end_to_end import Served, serving
 
 pytestmark = pytest.mark.vllm
 SCHEMA = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"]}
-ENVIRONMENTS = Path(os.environ.get("MOPO_CLIENTS", "/nonexistent"))
 
 
 class Keyed:
@@ -33,12 +28,10 @@ class Keyed:
 
     def run(self, name: str, command: list[str], place: Path, **variables: str) -> str:
         """Stdout of ``command`` of the environment ``name``, run in ``place``; skips where that is not there."""
-        program = ENVIRONMENTS / name / "bin" / command[0]
-        if not program.exists():
-            pytest.skip(f"no {program}: make an environment '{name}' below $MOPO_CLIENTS")
+        found = program(name, command[0])
         own = {"U": f"{self.url}/v1", "K": self.key, "OPENAI_API_KEY": self.key, "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(
-            [str(program), *command[1:]], capture_output=True, text=True, timeout=600, check=False, cwd=place,
+            [str(found), *command[1:]], capture_output=True, text=True, timeout=600, check=False, cwd=place,
             env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **own, **variables},
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
