@@ -37,7 +37,7 @@ def write_lm_eval(export: Export, out: Path) -> list[Path]:
 
 def _document(export: Export, sample: Sample) -> dict[str, Any]:
     sampling, answer = export.results.summary.sampling, sample.answer
-    doc = {"id": sample.prompt.id, "prompt": sample.prompt.prompt, "category": sample.prompt.category}
+    doc: dict[str, Any] = {"id": sample.prompt.id, "prompt": sample.prompt.prompt, "category": sample.prompt.category}
     doc |= {"references": list(sample.references), "sample": answer["sample"]}
     target, response = (sample.references or ("",))[0], answer["response"] or ""
     asked = {"temperature": sampling.temperature, "max_gen_toks": sampling.max_tokens, "until": []}
