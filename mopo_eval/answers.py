@@ -102,16 +102,17 @@ async def ask(
     refused: list[Refusal] = []
 
     async def work(client: httpx.AsyncClient, question: Question) -> None:
-        outcome = await _ask_one(client, endpoint, question, sampling)
+        outcome = await ask_one(client, endpoint, question, sampling)
         refused.append(outcome) if isinstance(outcome, Refusal) else on_answer(outcome)
 
     await in_flight(endpoint, asked, work)
     return refused
 
 
-async def _ask_one(
+async def ask_one(
     client: httpx.AsyncClient, endpoint: Endpoint, question: Question, sampling: Sampling
 ) -> Answer | Refusal:
+    """The outcome of one question. Raises EngineError as `ask`."""
     body = {
         "model": question.key.policy,
         "messages": question.messages,

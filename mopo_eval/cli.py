@@ -13,15 +13,18 @@ from mopo_eval import cli_calibrate, cli_results
 from mopo_eval.profiles import asked_profiles
 from mopo_eval.reliability import column
 from mopo_train import __version__
-from mopo_train.console import CommandGroup, floor_option, print_json, print_table, say
+from mopo_train.console import CommandGroup, FiniteRange, floor_option, print_json, print_table, say
 from mopo_train.errors import FamilyError
+from mopo_train.executor.cluster import Cluster
 from mopo_train.family import PolicyFamily, check_adapters, read_family
 
 if TYPE_CHECKING:
+    from mopo_eval.collect import EngineChoice
     from mopo_eval.evaluation import RunSummary
     from mopo_eval.figures import Rate
     from mopo_eval.measure import Measurement, Plan
 
+EXECUTOR = "Where engines are asked from; ray: a worker of a cluster for each URL, or --workers that start engines."
 PATH = click.Path(path_type=Path)
 
 
@@ -48,7 +51,9 @@ for command in (
 @main.command()
 @click.argument("root", metavar="FAMILY", type=PATH)
 @click.option("--prompts", type=PATH, help="JSON Lines or Parquet.  [default: prompts.jsonl beside the training data]")
-@click.option("--engine", default="auto", show_default=True, help="auto, vllm, embedded or a running engine's URL.")
+@click.option(
+    "--engine", "engines", default=("auto",), show_default="auto", multiple=True, help="auto, vllm, embedded, or URLs."
+)
 @click.option("--judges", type=PATH, help="YAML.  [default: judges.yaml beside the training data]")
 @click.option("--answers-only", is_flag=True, help="Collect answers without judging them; no scorecards.")
 @click.option("--max-prompts", type=click.IntRange(min=1), help="Use so many prompts, drawn by --seed.  [default: all]")
@@ -59,13 +64,19 @@ for command in (
 @click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), default=0.95, show_default=True)
 @click.option("--conservative", is_flag=True, help="Wider intervals that never cover less often than they say.")
 @click.option("--concurrency", type=click.IntRange(min=1), default=32, show_default=True, help="Requests in flight.")
+@click.option("--executor", default="local", show_default=True, type=click.Choice(["local", "ray"]), help=EXECUTOR)
+@click.option("--ray-address", metavar="ADDRESS", help="Of a Ray cluster.  [default: RAY_ADDRESS, or this machine]")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="That start engines on Ray.")
+@click.option("--gpus-per-engine", type=FiniteRange(min=0), help="With ray.  [default: 1 if any; 0 with URLs]")
+@click.option("--cpus-per-engine", default=1.0, show_default=True, type=FiniteRange(min=0.1), help="With ray.")
 @click.option("--allow-trained", is_flag=True, help="Measure even on prompts that the family was trained on.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def run(root: Path, as_json: bool, **options: Any) -> None:
     """Measure every policy of FAMILY and write its evaluation and scorecards.
 
     A run that was stopped continues when the command is repeated; a finished one is judged again without asking the
-    engine. Starter profiles are proposed where FAMILY has no profiles.yaml.
+    engine. Several --engine URLs share the questions; one that fails leaves its own to the others. Starter profiles are
+    proposed where FAMILY has no profiles.yaml.
     """
     from mopo_eval.measure import measure
 
@@ -266,7 +277,6 @@ def _verify(path: Path, root: Path | None, as_json: bool) -> None:
 def _plan(family: PolicyFamily, options: dict[str, Any]) -> "Plan":
     """What the options of ``run`` ask for, with the files beside the training data where none are named."""
     from mopo_eval.answers import Sampling
-    from mopo_eval.collect import EngineChoice
     from mopo_eval.judges import judges_path, load_judges, read_judges
     from mopo_eval.measure import Plan
     from mopo_eval.prompts import choose, prompts_path, read_prompts
@@ -284,11 +294,26 @@ def _plan(family: PolicyFamily, options: dict[str, Any]) -> "Plan":
         judges=load_judges(judges),
         sampling=Sampling(**{name: options[name] for name in ("temperature", "max_tokens", "seed", "samples")}),
         prompts_from=str(prompts),
-        engine=EngineChoice(options["engine"], options["concurrency"]),
+        engine=_engine(options),
         confidence=options["confidence"],
         conservative=options["conservative"],
         allow_trained=options["allow_trained"],
     )
+
+
+def _engine(options: dict[str, Any]) -> "EngineChoice":
+    """The engines that the options of ``run`` ask for. Raises click.UsageError for a mixture of kinds."""
+    from mopo_eval.collect import EngineChoice
+
+    name, *more = options["engines"]
+    running = [engine.startswith(("http://", "https://")) for engine in options["engines"]]
+    if more and not all(running):
+        raise click.UsageError("several --engine are URLs of running engines; to start several, see --executor ray.")
+    if options["executor"] == "local":
+        return EngineChoice(name, options["concurrency"], more=tuple(more))
+    gpus = 0.0 if running[0] and options["gpus_per_engine"] is None else options["gpus_per_engine"]
+    cluster = Cluster(options["ray_address"], gpus, options["cpus_per_engine"])
+    return EngineChoice(name, options["concurrency"], more=tuple(more), cluster=cluster, workers=options["workers"])
 
 
 def _warn(summary: "RunSummary") -> None:

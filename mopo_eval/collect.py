@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,9 +11,12 @@ from mopo_eval.answers import Answer, Question, Refusal, Sampling, ask
 from mopo_eval.endpoint import Endpoint, Patience
 from mopo_eval.engine import Engine, open_engine
 from mopo_eval.engine.process import last_words
+from mopo_eval.fleet import Asker, Fleet, LocalAsker
+from mopo_eval.ray_askers import Assignment, ray_askers
 from mopo_eval.spool import open_spool
 from mopo_train.console import ProgressLine, progress
 from mopo_train.errors import EngineError
+from mopo_train.executor.cluster import Cluster
 from mopo_train.family import PolicyFamily
 
 
@@ -23,6 +27,12 @@ class EngineChoice(NamedTuple):
     """``auto``, ``vllm``, ``embedded`` or the URL of a running engine."""
     concurrency: int = 32
     patience: Patience = Patience()
+    more: tuple[str, ...] = ()
+    """URLs of further running engines, which share the questions."""
+    cluster: Cluster | None = None
+    """Ask from workers of a Ray cluster, one for each engine; None: from here."""
+    workers: int = 1
+    """On a cluster, that start an engine each where ``name`` is no URL."""
 
     def accepts(self, kind: str) -> bool:
         """True if an answer that an engine of this ``kind`` gave earlier will do: not if another one is asked for."""
@@ -58,8 +68,8 @@ def collect(
     with open_spool(spool_path) as spool:
         try:
             with (
-                open_engine(choice.name, root, family, log=log) as engine,
-                progress(f"answers ({engine.kind})", missing.total) as line,
+                _opened(root, family, sampling, choice, log) as engines,
+                progress(f"answers ({engines.kind})", missing.total) as line,
             ):
                 clock = _Clock(line)
 
@@ -69,15 +79,56 @@ def collect(
                     given += 1
                     line.advance(note=clock.note(answer.policy))
 
-                endpoint = Endpoint(engine.url, engine.kind, choice.concurrency, choice.patience)
-                try:
-                    refused = asyncio.run(ask(endpoint, missing.questions, sampling, keep))
-                except EngineError as error:
-                    raise EngineError(f"{error}{_log_end(engine, log)}") from error
+                refused = engines.ask(missing.questions, keep)
         except EngineError as error:
             raise EngineError(f"{error} {_kept(given, missing)}") from error
     if refused:
         raise EngineError(f"{_refused_prompts(refused)} {_kept(given, missing)}")
+
+
+class _Engines(NamedTuple):
+    """What answers."""
+
+    kind: str
+    """For the progress line."""
+    ask: Callable[[Iterable[Question], Callable[[Answer], None]], list[Refusal]]
+    """As `answers.ask`."""
+
+
+@contextmanager
+def _opened(
+    root: Path, family: PolicyFamily, sampling: Sampling, choice: EngineChoice, log: Path
+) -> Iterator[_Engines]:
+    """The engine or engines of ``choice``, ready. Raises EngineError, ClusterError."""
+    names = [choice.name, *choice.more]
+    if choice.cluster is not None:
+        if not choice.name.startswith("http"):
+            names *= choice.workers
+        about = (root.resolve(), family, sampling, choice.concurrency, choice.patience)
+        with ray_askers(choice.cluster, [Assignment(name, *about) for name in names]) as askers:
+            yield _Engines(f"{len(askers)} engines", lambda asked, keep: _shared(askers, choice, asked, keep))
+        return
+    with ExitStack() as stack:
+        engines = [stack.enter_context(open_engine(name, root, family, log=log)) for name in names]
+        places = [Endpoint(engine.url, engine.kind, choice.concurrency, choice.patience) for engine in engines]
+        if len(places) > 1:
+            several = [LocalAsker(place, sampling) for place in places]
+            yield _Engines(f"{len(several)} engines", lambda asked, keep: _shared(several, choice, asked, keep))
+            return
+
+        def alone(asked: Iterable[Question], keep: Callable[[Answer], None]) -> list[Refusal]:
+            try:
+                return asyncio.run(ask(places[0], asked, sampling, keep))
+            except EngineError as error:
+                raise EngineError(f"{error}{_log_end(engines[0], log)}") from error
+
+        yield _Engines(engines[0].kind, alone)
+
+
+def _shared(
+    askers: Sequence[Asker], choice: EngineChoice, asked: Iterable[Question], keep: Callable[[Answer], None]
+) -> list[Refusal]:
+    return asyncio.run(Fleet(askers, choice.concurrency, keep).ask(asked))
 
 
 def _log_end(engine: Engine, log: Path) -> str:

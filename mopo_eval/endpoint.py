@@ -5,7 +5,9 @@ What is asked and what becomes of the answers is for ``answers`` and ``judges``.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import httpx
@@ -46,16 +48,13 @@ async def in_flight(
 ) -> None:
     """Do ``work`` on every item, ``endpoint.concurrency`` at a time. Raises what the first failing one raises."""
     waiting = iter(items)
-    proxied = httpx.URL(endpoint.url).host not in LOOPBACK
-    certificates = httpx.create_ssl_context(trust_env=proxied)
-    headers = {"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+
+    certificates = httpx.create_ssl_context(trust_env=_proxied(endpoint))
 
     async def worker() -> None:
         # One client, with one connection, per worker: a shared pool looks through all connections for every request,
         # which at 32 in flight costs three times the processor time.
-        async with httpx.AsyncClient(
-            base_url=endpoint.url, timeout=TIMEOUT, verify=certificates, trust_env=proxied, headers=headers
-        ) as client:
+        async with open_client(endpoint, certificates) as client:
             for item in waiting:  # shared by the workers: each item is taken once
                 await work(client, item)
 
@@ -65,6 +64,46 @@ async def in_flight(
                 group.create_task(worker())
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None  # the others failed for the same reason
+
+
+def open_client(endpoint: Endpoint, certificates: ssl.SSLContext | None = None) -> httpx.AsyncClient:
+    """A client for ``endpoint``; ``certificates``: loaded once for many clients."""
+    proxied = _proxied(endpoint)
+    return httpx.AsyncClient(
+        base_url=endpoint.url,
+        timeout=TIMEOUT,
+        verify=certificates or httpx.create_ssl_context(trust_env=proxied),
+        trust_env=proxied,
+        headers={"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {},
+    )
+
+
+class Clients:
+    """Clients of an engine that are not in use: one for each request in flight, see `in_flight`."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._certificates = httpx.create_ssl_context(trust_env=_proxied(endpoint))
+        self._idle: list[httpx.AsyncClient] = []
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[httpx.AsyncClient]:
+        """A client for one request."""
+        client = self._idle.pop() if self._idle else open_client(self.endpoint, self._certificates)
+        try:
+            yield client
+        finally:
+            self._idle.append(client)
+
+    async def close(self) -> None:
+        """Close those that are idle."""
+        for client in self._idle:
+            await client.aclose()
+        self._idle.clear()
+
+
+def _proxied(endpoint: Endpoint) -> bool:
+    return httpx.URL(endpoint.url).host not in LOOPBACK
 
 
 async def post_chat(client: httpx.AsyncClient, endpoint: Endpoint, body: dict[str, Any]) -> httpx.Response:

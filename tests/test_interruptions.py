@@ -19,16 +19,16 @@ from click.testing import CliRunner
 from mopo_eval.answers import Answer
 from mopo_eval.spool import read_spool
 from mopo_train.cli import main
-from mopo_train.family import read_family, write_family
+from mopo_train.family import read_family
 from tests.comparisons import row, write_rows
-from tests.families import SCORES, family
+from tests.families import SCORES
+from tests.mopo_eval.measurable import measurable
 from tests.mopo_eval.stub_engine import stub_engine
 
 KILLS = 20
 REPOSITORY = Path(__file__).resolve().parents[1]
 TRAINING = ["--primary", "helpfulness", "--policies", "3", "--steps", "30", "--batch-size", "8", "--rank", "2"]
 TRAINING += ["--max-length", "64", "--learning-rate", "0.005"]
-JUDGES = {"helpfulness": "tests.mopo_eval.scoring.digit", "safety": "tests.mopo_eval.scoring.is_even"}
 PROMPTS = 60
 
 
@@ -144,18 +144,8 @@ def test_training_killed_at_random_points_ends_with_the_same_weights(
 @pytest.fixture
 def unmeasured(tmp_path: Path) -> list[str]:
     """What ``run`` of mopo-eval takes, for a family whose engine is a stand-in that counts questions."""
-    root = tmp_path / "family"
-    made = family()
-    for policy in made.policies:
-        if policy.adapter:
-            (root / policy.adapter).mkdir(parents=True)
-            (root / policy.adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
-    write_family(root, made)
-    questions = [json.dumps({"id": f"p{i}", "prompt": f"Question {i}?"}) for i in range(PROMPTS)]
-    (tmp_path / "prompts.jsonl").write_text("\n".join(questions), encoding="utf-8")
-    (tmp_path / "judges.yaml").write_text(json.dumps({"judges": JUDGES}), encoding="utf-8")
-    files = ["--prompts", str(tmp_path / "prompts.jsonl"), "--judges", str(tmp_path / "judges.yaml")]
-    return ["run", str(root), *files, "--concurrency", "4"]
+    _, arguments = measurable(tmp_path, PROMPTS)
+    return ["run", *arguments]
 
 
 def evidence(root: Path) -> dict[str, Any]:

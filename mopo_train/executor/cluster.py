@@ -75,6 +75,6 @@ def _check_room(nodes: list[dict[str, float]], gpus: float, cpus: float) -> None
     if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
         has = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
         raise ClusterError(
-            f"no machine of the cluster has {cpus:g} CPUs and {gpus:g} GPUs for a policy (they have {has}); ask for "
-            "less with --cpus-per-policy and --gpus-per-policy, or add a machine."
+            f"no machine of the cluster has {cpus:g} CPUs and {gpus:g} GPUs for a task (they have {has}); ask for "
+            "less, or add a machine."
         )
