@@ -31,7 +31,9 @@ from mopo_train.policy.corpus import corpus_log_probabilities, encode_corpus
 from mopo_train.policy.followed import Followed, make_target
 from mopo_train.policy.loop import LoopSettings
 from mopo_train.policy.models import fingerprint, load_model, load_tokenizer
-from mopo_train.policy.tokens import collate, encode_prompts, encode_responses, join, response_log_probabilities
+from mopo_train.policy.packing import collate
+from mopo_train.policy.scoring import response_log_probabilities
+from mopo_train.policy.tokens import encode_prompts, encode_responses, join
 from mopo_train.preferences import read_preferences
 from mopo_train.sandbox.judges import JUDGES
 from mopo_train.winrates import win_rates

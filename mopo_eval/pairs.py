@@ -117,6 +117,7 @@ def policy_log_ratios(root: Path, family: PolicyFamily, data: "PreferenceData") 
     """
     from peft import PeftModel
 
+    from mopo_train.canonical import cache_root
     from mopo_train.policy.adapter import unwrap
     from mopo_train.policy.corpus import corpus_log_probabilities, encode_corpus
     from mopo_train.policy.models import context_length, directory_digest, fingerprint, load_model, load_tokenizer
@@ -128,7 +129,7 @@ def policy_log_ratios(root: Path, family: PolicyFamily, data: "PreferenceData") 
     corpus = encode_corpus(data, load_tokenizer(base), length)
     every, kept, key = list(range(len(corpus.rows))), root / WORK, fingerprint(base)
     network = load_model(base)
-    reference = corpus_log_probabilities(network, corpus, every, kept, key, title=REFERENCE)
+    reference = corpus_log_probabilities(network, corpus, every, cache_root(), key, title=REFERENCE)
     found = {}
     for policy in family.policies:
         if policy.adapter is not None:

@@ -63,11 +63,18 @@ def schema() -> "pa.Schema":
     )
 
 
+def cache_root() -> Path:
+    """Where what is made of data is kept: with the cache of `datasets`."""
+    import datasets
+
+    return Path(os.environ.get("HF_DATASETS_CACHE") or datasets.config.HF_DATASETS_CACHE) / "mopo"
+
+
 def convert(raw: RawRows, source_format: SourceFormat, objective: str) -> CanonicalRows:
     """The rows of ``raw`` in canonical form, from the cache where they were converted before. Raises DataError."""
     import datasets
 
-    root = Path(os.environ.get("HF_DATASETS_CACHE") or datasets.config.HF_DATASETS_CACHE) / "mopo"
+    root = cache_root()
     entry = root / _entry_name(raw.key(), source_format.name, objective)
     if not _is_whole(entry):
         try:

@@ -16,6 +16,8 @@ INTERPOLATE = "Members between neighbours; profiles select one only if measured 
 KL_PROMPTS = "Prompts that each policy answers to measure its divergence; 0: not measured."
 GLOBAL = "Of density ratios; 'global' is the paper's Eq. 3, to compare with."
 INDEPENDENT = "Labellers erred on each objective by itself (not the same person in a hurry): sharper lower bounds."
+PRECISIONS = ["auto", "float32", "bfloat16"]
+PRECISION = "Of the frozen base; auto: bfloat16 where CUDA supports it, else float32."
 SOURCES = ["labels", "preference-model"]
 CROSS_FIT = "Beside the labels' values, a preference model's.  [default: where labels are few and it takes seconds]"
 OBJECTIVES = click.option(
@@ -185,6 +187,7 @@ def reference(sources: tuple[str, ...], objectives: tuple[str, ...], model: str,
 @click.option("--interpolate", default=0, show_default=True, type=click.IntRange(0, 9), help=INTERPOLATE)
 @click.option("--kl-prompts", default=64, show_default=True, type=click.IntRange(min=0), help=KL_PROMPTS)
 @click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=2), help="Prompt and response.")
+@click.option("--precision", default="auto", show_default=True, type=click.Choice(PRECISIONS), help=PRECISION)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--chains", type=click.IntRange(min=1), help=CHAINS)
 @click.option("--executor", default="local", show_default=True, type=click.Choice(["local", "ray"]), help=EXECUTOR)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from mopo_train.canonical import cache_root
 from mopo_train.console import progress
 from mopo_train.dual import Solution, tilt
 from mopo_train.errors import DataError, FamilyError, FloorError
@@ -63,14 +64,14 @@ def extend_family(
     )
     if adapter.is_dir():
         return described
-    tokenizer, base = load_tokenizer(model), load_model(model)
+    tokenizer, base = load_tokenizer(model), load_model(model, precision=config.precision)
     limit = min(config.max_length, context_length(model))
     corpus = encode_corpus(data, tokenizer, limit)
     neighbours = config.model_copy(update={"chains": 1})
     _, plan = plan_policies(data, corpus, neighbours, 2)  # as the second of a family: begun from a neighbour
     workspace = Workspace(root, adapter.parent / WORK, model, family.base_model)
     every = list(range(len(corpus.rows)))
-    reference = corpus_log_probabilities(base, corpus, every, root / WORK, fingerprint(model), title=REFERENCE)
+    reference = corpus_log_probabilities(base, corpus, every, cache_root(), fingerprint(model), title=REFERENCE)
     speaker = Speaker(tokenizer, [corpus.rows[first].prompt for first in rates.starts[:-1]], limit, config.seed)
     own = speaker.own_samples(base, workspace.work, config.own_anchor) if config.own_anchor else None
     training = Training(config, formulation(config), workspace, rates, corpus, reference, own, HERE)

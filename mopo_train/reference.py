@@ -26,16 +26,9 @@ from mopo_train.console import progress, say
 from mopo_train.errors import DataError, FamilyError, ModelError
 from mopo_train.policy.loop import Batch, LoopSettings, Task, optimise
 from mopo_train.policy.models import CHAT_TEMPLATE, context_length, fingerprint, load_model, load_tokenizer, save_model
-from mopo_train.policy.tokens import (
-    Encoded,
-    TokenBatch,
-    collate,
-    encode_prompts,
-    encode_responses,
-    join,
-    length_buckets,
-    token_log_probabilities,
-)
+from mopo_train.policy.packing import TokenBatch, collate
+from mopo_train.policy.scoring import token_log_probabilities
+from mopo_train.policy.tokens import Encoded, encode_prompts, encode_responses, join, length_buckets
 from mopo_train.policy.workspace import check_place
 from mopo_train.preferences import read_preferences
 

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from transformers import PreTrainedModel
 
+from mopo_train.canonical import cache_root
 from mopo_train.console import progress, say
 from mopo_train.dual import Solution, attainable, infeasible_message
 from mopo_train.errors import ClusterError, FloorError
@@ -40,7 +41,7 @@ from mopo_train.policy.batches import Planned, make_units, plan_steps
 from mopo_train.policy.corpus import Corpus, corpus_log_probabilities, encode_corpus
 from mopo_train.policy.distributed import from_leader, group
 from mopo_train.policy.lagged import FloorSchedule, Lag
-from mopo_train.policy.models import context_length, find_model, load_model, load_tokenizer
+from mopo_train.policy.models import Precision, context_length, find_model, load_model, load_tokenizer
 from mopo_train.policy.on_policy import Setup, train_with_rounds
 from mopo_train.policy.own_text import Speaker
 from mopo_train.policy.training import PlannedPolicy, Training, train_policy
@@ -123,6 +124,8 @@ class RunConfig(BaseModel):
     """Training prompts that each policy answers to measure its divergence on its own text; 0: none."""
     max_length: int = Field(default=512, ge=2)
     """Tokens of prompt and response together; the end of a longer response is cut off."""
+    precision: Precision = "auto"
+    """Of the frozen base while adapters are trained; auto: bfloat16 where CUDA supports it, else float32."""
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -187,7 +190,7 @@ def run_family(
     corpus = encode_corpus(data, tokenizer, limit)
     document = plan_document(rates, points, formulation(config))
     plans = plan_policies(data, corpus, config, len(points))
-    base = load_model(model, processes=group().size if execution.shard else 1)
+    base = load_model(model, processes=group().size if execution.shard else 1, precision=config.precision)
     # Last of what can fail: with ``force`` it deletes an earlier family.
     from_leader(lambda: begin(out, record, force=force))
     workspace = from_leader(lambda: open_workspace(out, model))
@@ -207,12 +210,12 @@ def run_family(
     policies = [_planned(config, out, index, point, plans) for index, point in enumerate(points)]
     key = record.model_fingerprint
     if execution.cluster is None:
-        reference = corpus_log_probabilities(base, corpus, needed, workspace.work, key, title=REFERENCE)
+        reference = corpus_log_probabilities(base, corpus, needed, cache_root(), key, title=REFERENCE)
         own = speaker.own_samples(base, workspace.work, config.own_anchor) if config.own_anchor else None
         base = _train_all(training(Scored(reference, own)), base, policies, setup)
     else:
         with hands(execution.cluster, workspace, key) as cluster:
-            scored = cluster.score(Scoring(cluster.site, corpus, needed, speaker, config.own_anchor))
+            scored = cluster.score(Scoring(cluster.site, corpus, needed, speaker, config.own_anchor, config.precision))
             cluster.train(Job(cluster.site, training(scored), policies, speaker, config.kl_prompts))
     members = trained(config, points) + from_leader(lambda: interpolated(config, out, len(points)))
     if config.kl_prompts:

@@ -20,6 +20,7 @@ from mopo_train.baselines.modpo import as_dpo
 from mopo_train.baselines.pairs import draw_pairs
 from mopo_train.baselines.soup import mix_adapters
 from mopo_train.baselines.trl_extra import require_trl
+from mopo_train.canonical import cache_root
 from mopo_train.console import ProgressLine, progress, say
 from mopo_train.errors import FloorError
 from mopo_train.family import REFERENCE, Policy, PolicyFamily, first_problem, read_family, write_family
@@ -185,7 +186,8 @@ def _log_probabilities(run: _Run, adapter: Path | None) -> FloatArray:
         network = PeftModel.from_pretrained(network, str(adapter))
         key, title = f"{key} {directory_digest(adapter)}", adapter.name
     every = list(range(len(run.corpus.rows)))
-    return corpus_log_probabilities(network, run.corpus, every, run.workspace.work, key, title=title)
+    kept = cache_root() if adapter is None else run.workspace.work
+    return corpus_log_probabilities(network, run.corpus, every, kept, key, title=title)
 
 
 def _keep(run: _Run, adapter: Adapter, model: PeftModel, rows: Sequence[Mapping[str, float]]) -> None:

@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import torch
 
+from mopo_train.canonical import cache_root
 from mopo_train.console import ProgressLine
 from mopo_train.executor.cluster import check_version
 from mopo_train.executor.parcel import Parcel, pack, unpack
 from mopo_train.family import REFERENCE
 from mopo_train.policy.adapter import OwnSamples
 from mopo_train.policy.corpus import Corpus, corpus_log_probabilities
-from mopo_train.policy.models import load_model
+from mopo_train.policy.models import Precision, load_model
 from mopo_train.policy.own_text import Speaker
 from mopo_train.policy.training import PlannedPolicy, Training, train_policy
 from mopo_train.policy.workspace import Workspace
@@ -76,6 +77,7 @@ class Scoring(NamedTuple):
     needed: Sequence[int]
     speaker: Speaker
     own_anchor: float
+    precision: Precision
 
 
 class Job(NamedTuple):
@@ -111,8 +113,8 @@ class Told(ProgressLine):
 def score(task: Scoring) -> Scored:
     """The reference's log-probabilities of the data, and its own samples if they are asked for."""
     with task.site.here() as workspace:
-        base, key = load_model(workspace.base), task.site.model_fingerprint
-        reference = corpus_log_probabilities(base, task.corpus, task.needed, workspace.work, key, title=REFERENCE)
+        base, key = load_model(workspace.base, precision=task.precision), task.site.model_fingerprint
+        reference = corpus_log_probabilities(base, task.corpus, task.needed, cache_root(), key, title=REFERENCE)
         own = task.speaker.own_samples(base, workspace.work, task.own_anchor) if task.own_anchor else None
     return Scored(reference, own)
 
@@ -128,7 +130,7 @@ def train(job: Job, index: int, before: Parcel | None, tell: Callable[[int, str]
         if away:
             policy = _moved(policy, job.site.workspace.root, workspace.root)
             unpack(before or {}, workspace.root)
-        base = load_model(workspace.base)
+        base = load_model(workspace.base, precision=job.training.config.precision)
         if not policy.adapter.is_dir():
             base = train_policy(job.training._replace(workspace=workspace), base, policy, Told(tell))
         if job.kl_prompts:

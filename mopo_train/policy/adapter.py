@@ -18,6 +18,7 @@ from mopo_train.policy.distributed import Group, from_leader, group, summed
 from mopo_train.policy.estimates import Estimates
 from mopo_train.policy.followed import Followed, Refresh
 from mopo_train.policy.loop import Batch, LoopSettings, Task, optimise, whole_tensors
+from mopo_train.policy.lora import fuse
 from mopo_train.policy.losses import (
     Pairs,
     forward_kl,
@@ -28,7 +29,9 @@ from mopo_train.policy.losses import (
     pairwise_loss,
     weighted_bc_loss,
 )
-from mopo_train.policy.tokens import Encoded, TokenBatch, collate, response_log_probabilities
+from mopo_train.policy.packing import TokenBatch, collate
+from mopo_train.policy.scoring import response_log_probabilities, traits
+from mopo_train.policy.tokens import Encoded
 from mopo_train.winrates import FloatArray, WinRates
 
 StepKind = Literal["pairwise", "pairwise-logistic", "weighted-bc"]
@@ -78,11 +81,13 @@ class _Step(NamedTuple):
 class _Trainee:
     """The state of one training: what is followed now, and the estimates since the last row of the log."""
 
-    def __init__(self, task: AdapterTask) -> None:
-        self.task = task
+    def __init__(self, task: AdapterTask, worth: float) -> None:
+        """``worth``: see `packing.sharing_pays`."""
+        self.task, self.worth = task, worth
         self.estimates = Estimates(task.rates)
-        lengths = torch.tensor([len(row.response) for row in task.corpus.rows])
-        self.scale = length_scale(lengths).float() if task.length_normalised else torch.ones(len(lengths))
+        self.scale = torch.ones(len(task.corpus.rows))
+        if task.length_normalised:
+            self.scale = length_scale(torch.tensor([len(row.response) for row in task.corpus.rows])).float()
         self.own_kl: list[float] = []
         self.told: Mapping[str, float] = {}
         self.follow(task.first)
@@ -103,10 +108,10 @@ class _Trainee:
         rows = [self.task.corpus.rows[index] for index in step.planned.responses]
         if self.task.own is not None:
             rows += [self.task.own.rows[index] for index in step.own]
-        return collate(rows)._asdict() | {
+        return collate(rows, self.worth)._asdict() | {
             "pairs": torch.from_numpy(step.planned.pairs),
             "unit": torch.from_numpy(step.planned.unit),
-            "responses": torch.from_numpy(step.planned.responses),
+            "planned": torch.from_numpy(step.planned.responses),
             "own": torch.tensor(step.own, dtype=torch.long),
             "weights": (step.weight, step.own_weight),
         }
@@ -120,9 +125,9 @@ class _Trainee:
         return _Step(mine.planned, own, mine.weight, us.size * len(own) / len(step.own))
 
     def loss(self, network: PreTrainedModel, batch: Batch) -> Tensor:
-        tokens = TokenBatch(batch["tokens"], batch["targets"], batch["start"])
+        tokens = TokenBatch(*(batch[name] for name in TokenBatch._fields))
         every = response_log_probabilities(network, tokens)
-        responses, unit = batch["responses"].cpu(), batch["unit"]
+        responses, unit = batch["planned"].cpu(), batch["unit"]
         log_probability, own = every[: len(responses)], every[len(responses) :]
         self.told = self.columns
         of = {
@@ -186,6 +191,7 @@ def new_adapter(base: PreTrainedModel, *, rank: int, seed: int, start: Path | No
             r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
         )
         wrapped = get_peft_model(base, config)
+    fuse(wrapped)
     adapter: PeftModel = wrapped
     return adapter
 
@@ -194,7 +200,7 @@ def train_adapter(
     model: PeftModel, task: AdapterTask, settings: LoopSettings, work: Path, line: ProgressLine
 ) -> list[dict[str, float]]:
     """Train ``model`` in place, continuing from the last checkpoint in ``work``; returns the log's rows."""
-    trainee = _Trainee(task)
+    trainee = _Trainee(task, traits(model).worth)  # type: ignore[arg-type]
     own = _own_plan(task, settings.seed)
     whole = Task(
         plan=[_Step(planned, samples) for planned, samples in zip(task.plan, own, strict=True)],

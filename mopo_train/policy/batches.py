@@ -55,8 +55,9 @@ def plan_steps(units: Sequence[Unit], lengths: IntArray, size: int, steps: int, 
     generator = np.random.default_rng(seed)
     plan: list[Planned] = []
     while len(plan) < steps:
-        plan += _epoch(units, longest, size, generator)
-    return plan[:steps]
+        groups = _epoch(units, longest, size, generator)[: steps - len(plan)]
+        plan += [_joined([units[index] for index in group]) for group in groups]
+    return plan
 
 
 class Share(NamedTuple):
@@ -98,25 +99,27 @@ def _some(step: Planned, units: Sequence[int]) -> Planned:
     return Planned(step.responses[kept], place[pairs], unit)
 
 
-def _epoch(units: Sequence[Unit], longest: IntArray, size: int, generator: np.random.Generator) -> list[Planned]:
+def _epoch(units: Sequence[Unit], longest: IntArray, size: int, generator: np.random.Generator) -> list[list[int]]:
+    """Indices of the units of each batch."""
     order = generator.permutation(len(units))
     window = max(1, 20 * size // 2)  # units; little padding, and batches still differ from epoch to epoch
-    batches: list[Planned] = []
+    sizes = np.array([len(unit.responses) for unit in units])
+    batches: list[list[int]] = []
     for begin in range(0, len(order), window):
         near = order[begin : begin + window]
-        batches += [_joined(group) for group in _filled([units[i] for i in near[np.argsort(longest[near])]], size)]
+        batches += _filled(near[np.argsort(longest[near])].tolist(), sizes, size)
     return [batches[index] for index in generator.permutation(len(batches))]
 
 
-def _filled(units: Sequence[Unit], size: int) -> Iterator[list[Unit]]:
-    group: list[Unit] = []
+def _filled(units: Sequence[int], sizes: IntArray, size: int) -> Iterator[list[int]]:
+    group: list[int] = []
     count = 0
     for unit in units:
-        if group and count + len(unit.responses) > size:
+        if group and count + sizes[unit] > size:
             yield group
             group, count = [], 0
         group.append(unit)
-        count += len(unit.responses)
+        count += sizes[unit]
     if group:
         yield group
 

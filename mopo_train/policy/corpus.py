@@ -1,7 +1,12 @@
-"""The prompts and responses of preference data as tokens, and a model's log-probability of each response."""
+"""The prompts and responses of preference data as tokens, and a model's log-probability of each response.
+
+Both are kept beside the converted data (`mopo_train.canonical`), under what they depend on: tokens under the content of
+the data and the tokenizer, log-probabilities under the tokens and the content of the model. So further runs on the same
+data and model find them, whatever their floors and wherever they write.
+"""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,29 +14,30 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mopo_train.canonical import cache_root
 from mopo_train.console import ProgressLine, progress, say
+from mopo_train.errors import DataError
 from mopo_train.policy.distributed import from_leader, group, summed
-from mopo_train.policy.tokens import (
-    Encoded,
-    TokenBatch,
-    collate,
-    encode_prompts,
-    encode_responses,
-    join,
-    response_log_probabilities,
-)
+from mopo_train.policy.packing import collate
+from mopo_train.policy.scoring import response_log_probabilities, to_device, traits
+from mopo_train.policy.token_store import TokenRows, Tokens, stored_tokens
+from mopo_train.policy.tokens import Encoded, Ids, encode_prompts, encode_responses
 from mopo_train.preferences import PreferenceData
 from mopo_train.winrates import FloatArray, IntArray
 
 SCORED_TOGETHER = 32
 """Responses in a batch of a pass that keeps no gradients."""
+SORTED_TOGETHER = 8192
+"""Responses that are sorted by length for that."""
+ENCODED_TOGETHER = 1000
+"""Texts that are tokenised at once."""
 
 
 class Corpus(NamedTuple):
     """Y responses with their prompts as tokens."""
 
-    rows: list[Encoded]
-    """(Y) prompt and response; the prompt's array is shared by its responses."""
+    rows: Sequence[Encoded]
+    """(Y) prompt and response; the responses of a prompt are neighbours."""
     lengths: IntArray
     """(Y,) tokens of both."""
     digest: str
@@ -39,21 +45,54 @@ class Corpus(NamedTuple):
 
 
 def encode_corpus(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, limit: int) -> Corpus:
-    """Tokenise ``data`` once, at most ``limit`` tokens per prompt and response together.
+    """Tokenise ``data`` once, at most ``limit`` tokens per prompt and response together, the end of a response cut off.
 
-    Raises DataError for prompts without room for an answer and for responses without tokens.
+    Raises DataError for prompts without room for an answer, for responses without tokens and for a full disk.
     """
-    conversations: Any = [data.messages(prompt) for prompt in range(len(data.group))]
-    prompts = encode_prompts(tokenizer, conversations, limit)
-    responses = encode_responses(tokenizer, [data.response(index) for index in range(len(data.response_prompt))])
-    rows = [join(prompts[x], y, limit) for x, y in zip(data.response_prompt.tolist(), responses, strict=True)]
-    if cut := sum(len(row.response) < len(full) for row, full in zip(rows, responses, strict=True)):
-        say(f"{cut} of {len(rows)} responses exceed {limit} tokens with their prompt: their end is cut off")
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(np.array([len(row.prompt), len(row.response)]).tobytes() + row.prompt.tobytes())
-        digest.update(row.response.tobytes())
-    return Corpus(rows, np.array([row.length for row in rows], dtype=np.int64), digest.hexdigest())
+    told = [data.summary.sha256, list(data.summary.labelled), limit, _identity(tokenizer)]
+    entry = cache_root() / f"tokens-{hashlib.sha256(repr(told).encode()).hexdigest()[:32]}"
+    try:
+        digest = stored_tokens(entry, lambda: _tokens(data, tokenizer, limit))
+    except OSError as error:
+        raise DataError(
+            f"cannot write the tokens of the data to '{entry.parent}': {error.strerror or error}; make room there, or "
+            "name another directory in the environment variable HF_DATASETS_CACHE."
+        ) from error
+    rows = TokenRows(entry, data.response_prompt)
+    return Corpus(rows, rows.lengths(), digest)
+
+
+def _identity(tokenizer: Any) -> list[Any]:
+    """What decides the tokens of a text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else [tokenizer.name_or_path, sorted(tokenizer.get_vocab().items())]
+    return [type(tokenizer).__name__, rules, tokenizer.chat_template, sorted(tokenizer.special_tokens_map.items())]
+
+
+def _tokens(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, limit: int) -> Tokens:
+    def prompts() -> Iterator[Ids]:
+        for part in _parts(len(data.group)):
+            conversations: Any = [data.messages(prompt) for prompt in part]
+            yield from encode_prompts(tokenizer, conversations, limit)
+
+    def responses(lengths: IntArray) -> Iterator[Ids]:
+        cut = 0
+        room = limit - lengths[data.response_prompt]  # (Y,)
+        for part in _parts(len(room)):
+            for index, row in zip(
+                part, encode_responses(tokenizer, [data.response(index) for index in part]), strict=True
+            ):
+                cut += len(row) > room[index]
+                yield row[: room[index]]
+        if cut:
+            say(f"{cut} of {len(room)} responses exceed {limit} tokens with their prompt: their end is cut off")
+
+    return Tokens(prompts(), responses)
+
+
+def _parts(number: int) -> Iterator[range]:
+    for begin in range(0, number, ENCODED_TOGETHER):
+        yield range(begin, min(begin + ENCODED_TOGETHER, number))
 
 
 def log_probabilities(model: PreTrainedModel, rows: Sequence[Encoded], line: ProgressLine | None = None) -> FloatArray:
@@ -61,24 +100,62 @@ def log_probabilities(model: PreTrainedModel, rows: Sequence[Encoded], line: Pro
 
     Processes that train together call it alike: each takes its share of the batches, and all get the whole result.
     """
-    device = next(model.parameters()).device
     model.eval()  # type: ignore[no-untyped-call]
     found = np.zeros(len(rows))
-    order = sorted(range(len(rows)), key=lambda index: rows[index].length)
-    batches = [order[begin : begin + SCORED_TOGETHER] for begin in range(0, len(order), SCORED_TOGETHER)]
-    us = group()
     with torch.no_grad():
-        for begin in range(0, len(batches), us.size):
-            # Where a model is spread over processes, all of them have to run it equally often.
-            indices = batches[min(begin + us.rank, len(batches) - 1)]
-            batch = collate([rows[index] for index in indices])
-            moved = TokenBatch(batch.tokens.to(device), batch.targets.to(device), batch.start)
-            scores = response_log_probabilities(model, moved).double().cpu().numpy()
-            if begin + us.rank < len(batches):
-                found[indices] = scores
-            if line is not None:
-                line.advance(sum(map(len, batches[begin : begin + us.size])))
+        for begin in range(0, len(rows), SORTED_TOGETHER):
+            part = slice(begin, begin + SORTED_TOGETHER)
+            found[part] = _my_scores(model, rows[part], line)
     return summed(found)
+
+
+def _my_scores(model: PreTrainedModel, rows: Sequence[Encoded], line: ProgressLine | None) -> FloatArray:
+    """(len(rows),) log-probabilities of this process's share of ``rows``, 0 elsewhere."""
+    device, worth = next(model.parameters()).device, traits(model).worth
+    found = np.zeros(len(rows))
+    batches, us = _batches(rows), group()
+    for begin in range(0, len(batches), us.size):
+        # Where a model is spread over processes, all of them have to run it equally often.
+        indices = batches[min(begin + us.rank, len(batches) - 1)]
+        batch = to_device(collate([rows[index] for index in indices], worth), device)
+        scores = response_log_probabilities(model, batch).double().cpu().numpy()
+        if begin + us.rank < len(batches):
+            found[indices] = scores
+        if line is not None:
+            line.advance(sum(map(len, batches[begin : begin + us.size])))
+    return found
+
+
+def _batches(rows: Iterable[Encoded]) -> list[list[int]]:
+    """Indices of ``rows``, those of similar length together; neighbours with one prompt stay together."""
+    groups, lengths, last = list[list[int]](), list[int](), None
+    for index, row in enumerate(rows):
+        if last is None or not np.array_equal(last, row.prompt) or len(groups[-1]) == SCORED_TOGETHER:
+            groups.append([])
+            lengths.append(len(row.prompt))
+        groups[-1].append(index)
+        lengths[-1] += len(row.response)
+        last = row.prompt
+    batches = list[list[int]]()
+    for place in np.argsort(lengths, kind="stable").tolist():
+        if not batches or len(batches[-1]) + len(groups[place]) > SCORED_TOGETHER:
+            batches.append([])
+        batches[-1] += groups[place]
+    return batches
+
+
+class _Chosen(Sequence[Encoded]):
+    """Some of ``rows``, read when they are asked for."""
+
+    def __init__(self, rows: Sequence[Encoded], indices: IntArray) -> None:
+        self.rows, self.indices = rows, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: Any) -> Any:
+        chosen = self.indices[place]
+        return [self.rows[index] for index in chosen.tolist()] if isinstance(place, slice) else self.rows[int(chosen)]
 
 
 def corpus_log_probabilities(
@@ -89,16 +166,18 @@ def corpus_log_probabilities(
     Kept in ``directory`` under the digest of the tokens and ``key`` (the model's fingerprint): computed once for all
     policies of a family, and again only for responses that are new.
     """
-    name = hashlib.sha256(f"{key} {corpus.digest}".encode()).hexdigest()[:16]
+    told = f"{key} {corpus.digest} {next(model.parameters()).dtype}"
+    name = hashlib.sha256(told.encode()).hexdigest()[:32]
     path = directory / f"log-probabilities-{name}.npy"
     known = from_leader(lambda: _known(path, len(corpus.rows)))
-    missing = [index for index in needed if np.isnan(known[index])]
-    if not missing:
+    asked = np.asarray(needed, dtype=np.int64)
+    missing = asked[np.isnan(known[asked])]
+    if not len(missing):
         return known
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)  # type: ignore[arg-type]
     with progress(f"{title} log-probabilities", len(missing)) as line:
-        found = log_probabilities(model, [corpus.rows[index] for index in missing], line)
+        found = log_probabilities(model, _Chosen(corpus.rows, missing), line)
     known[missing] = found
     from_leader(lambda: _keep(path, known))
     return known

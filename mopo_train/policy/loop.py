@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 
 from mopo_train.console import ProgressLine
 from mopo_train.policy.distributed import Group, from_leader, group
-from mopo_train.policy.models import hide_file_progress
+from mopo_train.policy.models import Precision, hide_file_progress, is_half
 
 Batch = dict[str, Any]
 
@@ -37,6 +37,7 @@ class LoopSettings(NamedTuple):
     """Steps between rows of the log."""
     checkpoint_seconds: float = 60.0
     seed: int = 0
+    precision: Precision = "auto"
 
 
 class Task(NamedTuple):
@@ -79,7 +80,7 @@ def optimise(
         save_strategy="no",
         save_total_limit=1,
         seed=settings.seed,
-        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        bf16=torch.cuda.is_available() and is_half(settings.precision),
         disable_tqdm=True,
         report_to="none",
         remove_unused_columns=False,

@@ -1,12 +1,10 @@
-"""Prompts and responses as token ids, batches of them, and the log-probability of a response."""
+"""Prompts and responses as token ids, and which of them are seen together."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from mopo_train.errors import DataError, ModelError
 
@@ -23,17 +21,6 @@ class Encoded(NamedTuple):
     def length(self) -> int:
         """Tokens of both."""
         return len(self.prompt) + len(self.response)
-
-
-class TokenBatch(NamedTuple):
-    """B sequences of at most T tokens, padded on the right: a causal model needs no mask for that."""
-
-    tokens: Tensor
-    """(B, T) prompt and response."""
-    targets: Tensor
-    """(B, S) the tokens to predict at positions ``start``..T-2, -100 where they are no response tokens."""
-    start: int
-    """First position whose next token belongs to a response in some row; S = T - 1 - start."""
 
 
 def encode_prompts(
@@ -78,38 +65,6 @@ def encode_responses(tokenizer: PreTrainedTokenizerBase, responses: Sequence[str
 def join(prompt: Ids, response: Ids, limit: int) -> Encoded:
     """Both, with the end of the response cut off where the two have more than ``limit`` tokens."""
     return Encoded(prompt, response[: limit - len(prompt)])
-
-
-def collate(rows: Sequence[Encoded]) -> TokenBatch:
-    """``rows`` padded to the longest."""
-    width = max(row.length for row in rows)
-    start = min(len(row.prompt) for row in rows) - 1
-    tokens = np.zeros((len(rows), width), dtype=np.int64)
-    targets = np.full((len(rows), width - 1 - start), -100, dtype=np.int64)
-    for index, row in enumerate(rows):
-        tokens[index, : len(row.prompt)] = row.prompt
-        tokens[index, len(row.prompt) : row.length] = row.response
-        targets[index, len(row.prompt) - 1 - start : row.length - 1 - start] = row.response
-    return TokenBatch(torch.from_numpy(tokens), torch.from_numpy(targets), start)
-
-
-def token_log_probabilities(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
-    """Log p(token | everything before it) of each response token, in nats, shape (B, S); 0 outside the responses.
-
-    Logits are computed only from the first response position on: the vocabulary is the widest layer.
-    """
-    width = batch.tokens.shape[1]
-    keep = torch.arange(batch.start, width - 1, device=batch.tokens.device)
-    logits = model(input_ids=batch.tokens, logits_to_keep=keep, use_cache=False).logits  # (B, S, vocabulary)
-    losses = torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=-100, reduction="none"
-    )
-    return -losses.view_as(batch.targets)
-
-
-def response_log_probabilities(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
-    """Log p(response | prompt) in nats, shape (B,): summed over the response's tokens, its end included."""
-    return token_log_probabilities(model, batch).sum(dim=1)
 
 
 def length_buckets(lengths: Sequence[int], size: int, generator: np.random.Generator) -> list[list[int]]:

@@ -78,6 +78,7 @@ def train_policy(
         learning_rate=config.learning_rate,
         checkpoint_seconds=training.execution.checkpoint_seconds,
         seed=config.seed,
+        precision=config.precision,
     )
     model = new_adapter(base, rank=config.rank, seed=config.seed, start=policy.start)
     rows = train_adapter(model, task, settings, work, line)

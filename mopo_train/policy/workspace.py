@@ -2,7 +2,7 @@
 
 run.json records what was asked for, the data's digest and the model's fingerprint before anything is trained;
 a run continues only under the same record. Everything in progress lies in ``.work`` and goes when the family is whole,
-except the reference's log-probabilities, which the same data and model need again.
+except log-probabilities of its policies.
 """
 
 import json
@@ -68,7 +68,7 @@ class Workspace(NamedTuple):
 
     root: Path
     work: Path
-    """Checkpoints and the cache of reference log-probabilities."""
+    """Checkpoints; log-probabilities of finished policies."""
     base: str
     """Where to load the base model from."""
     base_name: str

@@ -19,7 +19,9 @@ from mopo_train.policy.corpus import Corpus, corpus_log_probabilities
 from mopo_train.policy.estimates import Estimates
 from mopo_train.policy.followed import Followed, make_target
 from mopo_train.policy.loop import LoopSettings, last_checkpoint
-from mopo_train.policy.tokens import Encoded, collate, response_log_probabilities
+from mopo_train.policy.packing import collate
+from mopo_train.policy.scoring import response_log_probabilities
+from mopo_train.policy.tokens import Encoded
 from mopo_train.winrates import WinRates, from_rates
 
 

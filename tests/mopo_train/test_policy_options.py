@@ -20,8 +20,9 @@ from mopo_train.policy.corpus import Corpus, log_probabilities
 from mopo_train.policy.followed import Followed, Refresh, make_target
 from mopo_train.policy.lagged import Lag
 from mopo_train.policy.loop import LoopSettings
+from mopo_train.policy.packing import collate
 from mopo_train.policy.sampling import generated_divergence, sample
-from mopo_train.policy.tokens import collate, response_log_probabilities
+from mopo_train.policy.scoring import response_log_probabilities
 from mopo_train.winrates import FloatArray, WinRates
 from tests.mopo_train.test_policy import encoded, small_world, tiny_llama
 from tests.tiny_family import write_tokenizer

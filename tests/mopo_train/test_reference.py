@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mopo_train.errors import DataError, FamilyError, ModelError
 from mopo_train.policy.models import CHAT_TEMPLATE
-from mopo_train.policy.tokens import Encoded, collate, encode_prompts, encode_responses
+from mopo_train.policy.packing import collate
+from mopo_train.policy.tokens import Encoded, encode_prompts, encode_responses
 from mopo_train.reference import (
     Example,
     ReferenceConfig,

@@ -22,6 +22,7 @@ from mopo_train.cli import main
 from mopo_train.errors import DataError, FamilyError, FloorError, ModelError
 from mopo_train.extension import extend_family
 from mopo_train.family import PolicyFamily, read_family
+from mopo_train.policy import corpus
 from mopo_train.policy.workspace import RunRecord, begin, is_finished
 from mopo_train.reference import Example, ReferenceConfig, fit_reference
 from mopo_train.run import RunConfig, choose_points, run_family
@@ -94,7 +95,6 @@ def test_a_family_is_whole_and_describes_itself(finished: Path, world: World) ->
     assert {path.name for path in finished.iterdir()} == {
         ".work", "base", "family.json", "plan.html", "plan.json", "policies", "run.json", "training",
     }  # fmt: skip
-    assert [path.suffix for path in (finished / ".work").iterdir()] == [".npy"]
     plan = json.loads((finished / "plan.json").read_bytes())
     for point, policy in zip(plan["points"], family.policies[1:], strict=True):
         assert (point["predicted"], point["multipliers"]) == (policy.predicted, policy.multipliers)
@@ -181,6 +181,20 @@ run_family([{str(world.data)!r}], Path({str(out)!r}), config, model={str(world.m
     for name in ("policy-00", "policy-01", "policy-02"):
         path = f"training/{name}.parquet"
         pd.testing.assert_frame_equal(pd.read_parquet(out / path), pd.read_parquet(finished / path))
+
+
+def test_a_new_run_finds_tokens_and_reference_of_the_same_data_and_model(
+    world: World, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "_tokens", None)  # would fail if it were called
+    capsys.readouterr()
+    world.train(tmp_path / "other", CONFIG.model_copy(update={"policies": 1, "floors": {"safety": 0.55}}))
+    assert "log-probabilities" not in capsys.readouterr().err
+    model = tmp_path / "model"
+    shutil.copytree(world.model, model)
+    (model / "generation_config.json").unlink()  # another model, by its content
+    world.train(tmp_path / "third", CONFIG.model_copy(update={"policies": 1}), model=str(model))
+    assert "reference log-probabilities: " in capsys.readouterr().err
 
 
 def test_a_finished_family_is_kept_and_other_settings_need_force(world: World, finished: Path, tmp_path: Path) -> None:
@@ -295,7 +309,7 @@ def test_members_between_neighbours_are_marked_and_every_policys_divergence_is_m
         assert policy.generated_kl.error is not None
     log = pd.read_parquet(tmp_path / "family" / "training" / "policy-02.parquet")
     assert (log["own_kl"].notna() & log["floor.safety"].notna()).all()
-    assert list((tmp_path / "family" / ".work").glob("*.json")) == []
+    assert list((tmp_path / "family" / ".work").iterdir()) == []
 
 
 def test_a_family_for_some_of_the_objectives_and_one_more_policy_for_it(world: World, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from mopo_train.policy.adapter import new_adapter
 from mopo_train.policy.corpus import encode_corpus
 from mopo_train.policy.loop import LoopSettings
 from mopo_train.policy.models import load_model, load_tokenizer
-from mopo_train.policy.tokens import collate, response_log_probabilities
+from mopo_train.policy.packing import collate
+from mopo_train.policy.scoring import response_log_probabilities
 from mopo_train.preferences import read_preferences
 from tests.mopo_train.test_run import World
 
