@@ -44,7 +44,7 @@ def sample(
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     found: dict[int, Encoded] = {}
     model.eval()
-    with torch.random.fork_rng(), torch.inference_mode():
+    with torch.random.fork_rng(), torch.no_grad():  # a spread model may not meet inference mode first
         torch.manual_seed(seed)
         for begin in range(0, len(order), SAMPLED_TOGETHER):
             indices = order[begin : begin + SAMPLED_TOGETHER]
