@@ -12,6 +12,9 @@ import numpy as np
 from scipy import stats
 
 from mopo_eval.differences import Difference, holm
+from mopo_eval.prompts import prompt_hash, trained_prompts
+from mopo_train.console import say
+from mopo_train.errors import DataError
 from mopo_train.family import REFERENCE, PolicyFamily, base_model_path, check_adapters
 from mopo_train.rates import clustered_rate
 
@@ -107,6 +110,22 @@ def compare_with_first(
     for ((policy, name), (mean, low, high, _, _)), p_value in zip(made.items(), adjusted, strict=True):
         found.setdefault(policy, {})[name] = PairDifference(first, mean, low, high, p_value)
     return found
+
+
+def check_held_out(family: PolicyFamily, data: "PreferenceData") -> None:
+    """Raise DataError for prompts that ``family`` was trained on: it ranks their pairs too well."""
+    trained = trained_prompts(family)
+    if trained is None:
+        say(f"training data {', '.join(family.data.source)} is not here: not checked that the pairs are held out")
+        return
+    places = range(len(data.group))
+    if seen := [place for place in places if prompt_hash(data.messages(place)) in trained]:
+        begins = str(data.messages(seen[0])[-1]["content"])[:60]
+        raise DataError(
+            f"{len(seen)} of the {len(places)} prompts are training prompts of this family (the first: {begins!r}); it "
+            "was moved to rank their pairs. Give held-out pairs ('mopo-train split'), or measure on these anyway with "
+            "--allow-trained."
+        )
 
 
 def policy_log_ratios(root: Path, family: PolicyFamily, data: "PreferenceData") -> dict[str, "FloatArray"]:
