@@ -3,7 +3,7 @@
     python -m benchmarks.engines FAMILY --engine vllm --in-flight 32 --requests 128 --tokens 64
     python -m benchmarks.engines FAMILY --engine vllm --rounds 7
 
-Run it alone on the machine. Tokens are the engine's own count, so answers that end early count for what they are. With
+Run it alone on the machine. Tokens are the engine's own count; vLLM is told to go on to the last. With
 ``--rounds`` the same requests go in turn to the engine over every policy, through the gateway over every policy, to
 the engine over one policy, and over none (the base model): ratios within a round, whose medians hold also where other
 work shares the machine, with the range of the middle half.
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import httpx
 
-from mopo_eval.engine import open_engine
+from mopo_eval.engine import Engine, open_engine
 from mopo_train.family import REFERENCE, PolicyFamily, read_family
 
 
@@ -44,11 +44,11 @@ def main() -> None:
     started = time.perf_counter()
     with open_engine(given.engine, given.family, family) as engine:
         ready = time.perf_counter() - started
-        asyncio.run(ask(engine.url, policies, (given.in_flight, len(policies), 8)))  # warm up
+        asyncio.run(ask(engine.url, policies, (given.in_flight, len(policies), 8), endless=False))  # warm up
         if given.rounds:
-            compare(given.family, family, engine.url, load, given.rounds)
+            compare(given.family, family, engine, load, given.rounds)
             return
-        rate = asyncio.run(ask(engine.url, policies, load))
+        rate = asyncio.run(ask(engine.url, policies, load, endless=engine.kind == "vllm"))
         stopping = time.perf_counter()
     print(
         f"{engine.kind}: ready in {ready:.1f} s, ended in {time.perf_counter() - stopping:.1f} s; {given.requests} "
@@ -56,20 +56,20 @@ def main() -> None:
     )
 
 
-def compare(root: Path, family: PolicyFamily, engine: str, load: tuple[int, int, int], rounds: int) -> None:
+def compare(root: Path, family: PolicyFamily, engine: Engine, load: tuple[int, int, int], rounds: int) -> None:
     """Print tokens per second of every way, and ratios."""
     trained = [policy.id for policy in family.policies if policy.adapter]
-    with gateway(root, engine) as own:
+    with gateway(root, engine.url) as own:
         ways = {
-            f"direct, {len(trained)} policies": (engine, trained),
+            f"direct, {len(trained)} policies": (engine.url, trained),
             f"gateway, {len(trained)} policies": (own, [f"mopo/policy/{name}" for name in trained]),
-            "direct, 1 policy": (engine, trained[:1]),
-            "direct, base model": (engine, [REFERENCE]),
+            "direct, 1 policy": (engine.url, trained[:1]),
+            "direct, base model": (engine.url, [REFERENCE]),
         }
         found: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(-1, rounds):  # the first one warms up
             for name, (url, models) in ways.items():
-                rate = asyncio.run(ask(url, models, load))
+                rate = asyncio.run(ask(url, models, load, endless=engine.kind == "vllm"))
                 if turn >= 0:
                     found[name].append(rate)
     for name, rates in found.items():
@@ -102,8 +102,11 @@ def gateway(root: Path, engine: str) -> Iterator[str]:
             process.wait()
 
 
-async def ask(url: str, models: list[str], load: tuple[int, int, int]) -> float:
-    """Tokens per second of chats spread over ``models``: in flight at most, how many, and tokens of each at most."""
+async def ask(url: str, models: list[str], load: tuple[int, int, int], *, endless: bool) -> float:
+    """Tokens per second of chats spread over ``models``: in flight at most, how many, and tokens of each at most.
+
+    ``endless`` answers (vLLM only) all have as many tokens, so that every policy has the same to do.
+    """
     in_flight, requests, tokens = load
     gate = asyncio.Semaphore(in_flight)
     async with httpx.AsyncClient(base_url=url, timeout=600, trust_env=False) as client:
@@ -115,7 +118,7 @@ async def ask(url: str, models: list[str], load: tuple[int, int, int]) -> float:
                 "max_tokens": tokens,
                 "temperature": 1.0,
                 "seed": index,
-            }
+            } | ({"ignore_eos": True} if endless else {})
             async with gate:
                 answer = await client.post("/v1/chat/completions", json=body)
             answer.raise_for_status()
