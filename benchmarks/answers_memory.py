@@ -34,7 +34,7 @@ from mopo_train.family import REFERENCE, DataSummary, Policy, PolicyFamily, read
 from mopo_train.judgement import Judgement
 
 POLICIES, SAMPLES, WORDS = 10, 10, 130
-MOST = 1.6
+MOST = 2.0
 """The arrays of a bootstrap, 100 MB whatever the number, and thirty bytes of scores and places for each answer."""
 OBJECTIVES = ["helpfulness", "safety", "factuality"]
 
