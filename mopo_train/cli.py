@@ -18,6 +18,8 @@ GLOBAL = "Of density ratios; 'global' is the paper's Eq. 3, to compare with."
 INDEPENDENT = "Labellers erred on each objective by itself (not the same person in a hurry): sharper lower bounds."
 PRECISIONS = ["auto", "float32", "bfloat16"]
 PRECISION = "Of the frozen base; auto: bfloat16 where CUDA supports it, else float32."
+REPORTS = ["tensorboard", "wandb", "mlflow"]
+REPORT = "Also send the log there, while it trains; several times."
 SOURCES = ["labels", "preference-model"]
 CROSS_FIT = "Beside the labels' values, a preference model's.  [default: where labels are few and it takes seconds]"
 OBJECTIVES = click.option(
@@ -139,17 +141,28 @@ def check(sources: tuple[str, ...], html: Path | None, as_json: bool, **options:
 @click.option("--layers", default=4, show_default=True, type=click.IntRange(min=1), help="Only from scratch.")
 @click.option("--heads", default=4, show_default=True, type=click.IntRange(min=1), help="Only from scratch.")
 @click.option("--vocab-size", default=2048, show_default=True, type=click.IntRange(min=300), help="Only from scratch.")
+@click.option("--report-to", multiple=True, type=click.Choice(REPORTS), help=REPORT)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-def reference(sources: tuple[str, ...], objectives: tuple[str, ...], model: str, out: Path, **options: Any) -> None:
+def reference(
+    sources: tuple[str, ...],
+    objectives: tuple[str, ...],
+    model: str,
+    out: Path,
+    report_to: tuple[str, ...],
+    **options: Any,
+) -> None:
     """Train the reference policy: supervised, on every distinct response of DATA.
 
     Needed where the model at hand did not write the responses of DATA itself, or is no chat model. Only texts count:
     labels need no names here, and may be missing. Killed and repeated, it continues.
     """
+    from mopo_train.policy.reporting import check_integrations
     from mopo_train.reference import ReferenceConfig, fit_reference, reference_examples
 
+    check_integrations(report_to)
     examples = reference_examples(sources, out, model=model, objectives=objectives)
-    fit_reference(examples, out, ReferenceConfig(**options), model=None if model == "scratch" else model)
+    given = None if model == "scratch" else model
+    fit_reference(examples, out, ReferenceConfig(**options), model=given, report_to=report_to)
     say(f"{out}: the reference model, trained on {len(examples)} responses")
 
 
@@ -188,6 +201,7 @@ def reference(sources: tuple[str, ...], objectives: tuple[str, ...], model: str,
 @click.option("--kl-prompts", default=64, show_default=True, type=click.IntRange(min=0), help=KL_PROMPTS)
 @click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=2), help="Prompt and response.")
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(PRECISIONS), help=PRECISION)
+@click.option("--report-to", multiple=True, type=click.Choice(REPORTS), help=REPORT)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--chains", type=click.IntRange(min=1), help=CHAINS)
 @click.option("--executor", default="local", show_default=True, type=click.Choice(["local", "ray"]), help=EXECUTOR)
@@ -209,11 +223,14 @@ def run(sources: tuple[str, ...], model: str, out: Path, floors: tuple[str, ...]
     from mopo_train.executor.cluster import Cluster
     from mopo_train.family import parse_floors
     from mopo_train.policy.distributed import is_sharded, joined
+    from mopo_train.policy.reporting import check_integrations
     from mopo_train.run import read_config, run_family
 
+    report_to = options.pop("report_to")
+    check_integrations(report_to)
     force, shard, on_ray = options.pop("force"), is_sharded(options.pop("fsdp")), options.pop("executor") == "ray"
     asked = Cluster(*(options.pop(name) for name in ("ray_address", "gpus_per_policy", "cpus_per_policy")))
-    execution = Execution(shard=shard, cluster=asked if on_ray else None)
+    execution = Execution(report_to=report_to, shard=shard, cluster=asked if on_ray else None)
     if options["chains"] is None:
         options["chains"] = options["policies"] if on_ray else 1
     config = read_config(parse_floors(floors), **options)
@@ -249,6 +266,7 @@ def run(sources: tuple[str, ...], model: str, out: Path, floors: tuple[str, ...]
 @click.option("--learning-rate", type=FiniteRange(min=0, min_open=True), help="[default: 2e-3; grpo: 3e-4]")
 @click.option("--rank", default=8, show_default=True, type=click.IntRange(min=1), help="Of the trained adapters.")
 @click.option("--max-length", default=512, show_default=True, type=click.IntRange(min=2), help="Prompt and response.")
+@click.option("--report-to", multiple=True, type=click.Choice(REPORTS), help=REPORT)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--force", is_flag=True, help="Train again what is there.")
 def baseline(sources: tuple[str, ...], model: str, out: Path, force: bool, **options: Any) -> None:
@@ -259,8 +277,12 @@ def baseline(sources: tuple[str, ...], model: str, out: Path, force: bool, **opt
     rewards fitted on DATA. Killed and repeated, it continues with the policy that it was training.
     """
     from mopo_train.baselines.run import read_config, train_baseline
+    from mopo_train.policy.reporting import check_integrations
 
-    family = train_baseline(sources, out, read_config(**options), model=model, force=force)
+    report_to = options.pop("report_to")
+    check_integrations(report_to)
+    config = read_config(**options)
+    family = train_baseline(sources, out, config, model=model, force=force, report_to=report_to)
     weights = family.config["weights"]
     rows = [
         [name, *(_value(given.get(objective)) for objective in family.objectives)] for name, given in weights.items()

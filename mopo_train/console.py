@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -102,7 +103,7 @@ class ProgressLine:
         self.title, self.total, self.done = title, total, done
         self._bar: Any = None
         self._task: Any = None
-        self._told = done
+        self._told, self._begun, self._began = done, done, time.monotonic()
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -127,7 +128,15 @@ class ProgressLine:
             self._bar.update(self._task, completed=self.done, description=description)
         elif self.done - self._told >= max(1, self.total // 5) or self.done == self.total:
             self._told = self.done
-            say(f"{self.title}: {self.done}/{self.total}" + (f"  {note}" if note else ""))
+            say("  ".join(filter(None, [f"{self.title}: {self.done}/{self.total}", note, self._left()])))
+
+    def _left(self) -> str:
+        """The time that is left if the rest goes as the part since the line began."""
+        done, rest = self.done - self._begun, self.total - self.done
+        if done <= 0 or rest <= 0:
+            return ""
+        seconds = int((time.monotonic() - self._began) / done * rest)
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:

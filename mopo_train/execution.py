@@ -10,6 +10,8 @@ class Execution(NamedTuple):
 
     checkpoint_seconds: float = 30.0
     """Between checkpoints of a policy in training."""
+    report_to: tuple[str, ...] = ()
+    """Integrations of transformers that the log goes to as well (`policy.reporting`)."""
     shard: bool = False
     """Spread the base model over the processes that train a policy together (`policy.distributed`)."""
     cluster: Cluster | None = None

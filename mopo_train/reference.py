@@ -27,6 +27,7 @@ from mopo_train.errors import DataError, FamilyError, ModelError
 from mopo_train.policy.loop import Batch, LoopSettings, Task, optimise
 from mopo_train.policy.models import CHAT_TEMPLATE, context_length, fingerprint, load_model, load_tokenizer, save_model
 from mopo_train.policy.packing import TokenBatch, collate
+from mopo_train.policy.reporting import Report
 from mopo_train.policy.scoring import token_log_probabilities
 from mopo_train.policy.tokens import Encoded, encode_prompts, encode_responses, join, length_buckets
 from mopo_train.policy.workspace import check_place
@@ -79,11 +80,19 @@ def reference_examples(
     return [Example(talks[prompt], data.response(index)) for index, prompt in enumerate(data.response_prompt.tolist())]
 
 
-def fit_reference(examples: Sequence[Example], out: Path, config: ReferenceConfig, *, model: str | None) -> None:
+def fit_reference(
+    examples: Sequence[Example],
+    out: Path,
+    config: ReferenceConfig,
+    *,
+    model: str | None,
+    report_to: Sequence[str] = (),
+) -> None:
     """Train on ``examples`` and write model and tokenizer to ``out``, which is whole or absent.
 
     ``model``: a directory or a hub name to begin with; None trains a small model from scratch. Killed and called
-    again with the same arguments, it continues; what they made already stays as it is. Raises DataError, ModelError, or
+    again with the same arguments, it continues; what they made already stays as it is. ``report_to``: integrations that
+    the log goes to (`policy.reporting`). Raises DataError, ModelError, or
     FamilyError if ``out`` holds anything else.
     """
     identity = _identity(examples, config, model)
@@ -102,7 +111,8 @@ def fit_reference(examples: Sequence[Example], out: Path, config: ReferenceConfi
     work = out.parent / f".{out.name}.partial"
     _open_work(work, identity)
     learning_rate = config.learning_rate or (2e-5 if model else 3e-3)
-    _train(network, rows, config, work, name=out.name, learning_rate=learning_rate)
+    report = Report(tuple(report_to), out.name, out.parent)
+    _train(network, rows, config, work, report=report, learning_rate=learning_rate)
     _write(network, tokenizer, work, out)
 
 
@@ -186,7 +196,7 @@ def _train(
     config: ReferenceConfig,
     work: Path,
     *,
-    name: str,
+    report: Report,
     learning_rate: float,
 ) -> None:
     generator = np.random.default_rng(config.seed)
@@ -206,8 +216,9 @@ def _train(
         weight_decay=0.01,
         checkpoint_seconds=config.checkpoint_seconds,
         seed=config.seed,
+        report=report,
     )
-    with progress(name, config.steps) as line:
+    with progress(str(report.name), config.steps) as line:
         optimise(network, task, settings, work, line)
 
 

@@ -41,7 +41,8 @@ def train_dpo(
     line: ProgressLine,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place; returns the log's rows: step, loss and TRL's measures."""
-    trainer: Any = make_trainer(model, tokenizer, task, settings, work)
+    with settings.report.place():
+        trainer: Any = make_trainer(model, tokenizer, task, settings, work)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ShowProgress(line))
     trainer.train()
@@ -80,7 +81,8 @@ def trainer_arguments(settings: LoopSettings, steps: int, work: Path) -> dict[st
         "gradient_checkpointing": False,
         "use_cpu": not cuda,
         "disable_tqdm": True,
-        "report_to": "none",
+        "report_to": list(settings.report.to),
+        "run_name": settings.report.name,
         "dataloader_pin_memory": False,
     }
 

@@ -58,13 +58,14 @@ def train_grpo(
         reward_weights=task.weights.tolist(),
     )
     prompts = [task.data.messages(prompt) for prompt in range(len(task.data.group))]
-    trainer: Any = GRPOTrainer(
-        model=model,
-        reward_funcs=_reward_functions(task),
-        args=arguments,
-        train_dataset=Dataset.from_dict({"prompt": prompts}),
-        processing_class=tokenizer,
-    )
+    with settings.report.place():
+        trainer: Any = GRPOTrainer(
+            model=model,
+            reward_funcs=_reward_functions(task),
+            args=arguments,
+            train_dataset=Dataset.from_dict({"prompt": prompts}),
+            processing_class=tokenizer,
+        )
     _reference_is_base(model)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ShowProgress(line))

@@ -35,6 +35,7 @@ from mopo_train.policy.models import (
     load_model,
     load_tokenizer,
 )
+from mopo_train.policy.reporting import Report
 from mopo_train.policy.workspace import (
     RunRecord,
     Workspace,
@@ -70,6 +71,7 @@ class _Run(NamedTuple):
     corpus: Corpus
     key: str
     """The model's fingerprint."""
+    report_to: tuple[str, ...]
 
     def place(self, adapter: Adapter) -> Path:
         """Where the finished adapter lies."""
@@ -79,12 +81,19 @@ class _Run(NamedTuple):
 
 
 def train_baseline(
-    sources: Sequence[str | Path], out: Path, config: BaselineConfig, *, model: str, force: bool = False
+    sources: Sequence[str | Path],
+    out: Path,
+    config: BaselineConfig,
+    *,
+    model: str,
+    force: bool = False,
+    report_to: Sequence[str] = (),
 ) -> PolicyFamily:
     """Train the family of ``config`` on ``sources`` and write it to ``out``; the same call continues a killed run.
 
     Everything that can be wrong with data, model and place is found before training. A finished family of the same
-    call is returned as it is. Raises DataError, FloorError, ModelError (also without TRL), FamilyError.
+    call is returned as it is. ``report_to``: integrations that the log goes to (`policy.reporting`). Raises DataError,
+    FloorError, ModelError (also without TRL), FamilyError.
     """
     check_place(out, sources, model)
     find_model(model)
@@ -101,7 +110,9 @@ def train_baseline(
     tokenizer = load_tokenizer(model, add_template=find_model(model) is not None)
     corpus = encode_corpus(data, tokenizer, min(config.max_length, context_length(model)))
     begin(out, record, force=force)  # last of what can fail: with ``force`` it deletes an earlier family
-    run = _Run(config, model, open_workspace(out, model), data, tokenizer, corpus, record.model_fingerprint)
+    run = _Run(
+        config, model, open_workspace(out, model), data, tokenizer, corpus, record.model_fingerprint, tuple(report_to)
+    )
     _train_all(run, adapters)
     members = _members(run, adapters)
     if config.method == "soup":
@@ -132,7 +143,8 @@ def _train_all(run: _Run, adapters: Sequence[Adapter]) -> None:
 
 def _train(run: _Run, adapter: Adapter, model: PeftModel, seed: int, line: ProgressLine) -> list[dict[str, float]]:
     """Train ``model`` as ``adapter``; returns the log's rows."""
-    settings = LoopSettings(learning_rate=run.config.rate, seed=seed)
+    report = Report(run.report_to, adapter.id, run.workspace.root)
+    settings = LoopSettings(learning_rate=run.config.rate, seed=seed, report=report)
     work = run.workspace.work / adapter.id
     if run.config.method == "grpo":
         from mopo_train.baselines.grpo import GrpoTask, train_grpo

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from mopo_train.console import ProgressLine
 from mopo_train.policy.distributed import Group, from_leader, group
 from mopo_train.policy.models import Precision, hide_file_progress, is_half
+from mopo_train.policy.reporting import Report
 
 Batch = dict[str, Any]
 
@@ -38,6 +39,7 @@ class LoopSettings(NamedTuple):
     checkpoint_seconds: float = 60.0
     seed: int = 0
     precision: Precision = "auto"
+    report: Report = Report()
 
 
 class Task(NamedTuple):
@@ -82,7 +84,8 @@ def optimise(
         seed=settings.seed,
         bf16=torch.cuda.is_available() and is_half(settings.precision),
         disable_tqdm=True,
-        report_to="none",
+        report_to=list(settings.report.to),
+        run_name=settings.report.name,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         ddp_find_unused_parameters=False,
@@ -91,13 +94,14 @@ def optimise(
     hide_file_progress()
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # DataParallel would split the planned batches
-    trainer = _PlannedTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=_PlannedBatches(task, group()),
-        data_collator=_only_item,
-        callbacks=[ShowProgress(line), _Clock(settings.checkpoint_seconds), _Steps(task)],
-    )
+    with settings.report.place():  # transformers' callbacks look for it as they are made
+        trainer = _PlannedTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=_PlannedBatches(task, group()),
+            data_collator=_only_item,
+            callbacks=[ShowProgress(line), _Clock(settings.checkpoint_seconds), _Steps(task)],
+        )
     trainer.task = task
     trainer.remove_callback(PrinterCallback)
     checkpoint = from_leader(lambda: last_checkpoint(work))
@@ -175,11 +179,18 @@ class ShowProgress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Remember the loss."""
         if logs and "loss" in logs:
-            self.note = f"loss {logs['loss']:.3f}"
+            self.note = note_of(logs)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Count the step."""
         self.line.advance(1, self.note)
+
+
+def note_of(logs: Mapping[str, float]) -> str:
+    """A row of the log in a few words: loss, divergence (nats), effective sample size, multipliers."""
+    shown = [("loss", "loss"), ("kl", "KL"), ("ess", "ESS")]
+    shown += [(name, "λ " + name.removeprefix("lambda.")) for name in logs if name.startswith("lambda.")]
+    return "  ".join(f"{label} {logs[name]:.3g}" for name, label in shown if name in logs)
 
 
 class _Steps(TrainerCallback):

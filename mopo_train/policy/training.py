@@ -18,6 +18,7 @@ from mopo_train.policy.corpus import Corpus
 from mopo_train.policy.distributed import from_leader
 from mopo_train.policy.followed import Followed, Refresh, make_target
 from mopo_train.policy.loop import LoopSettings
+from mopo_train.policy.reporting import Report
 from mopo_train.policy.workspace import Workspace
 from mopo_train.winrates import FloatArray, WinRates
 
@@ -79,6 +80,7 @@ def train_policy(
         checkpoint_seconds=training.execution.checkpoint_seconds,
         seed=config.seed,
         precision=config.precision,
+        report=Report(training.execution.report_to, policy.name, workspace.root),
     )
     model = new_adapter(base, rank=config.rank, seed=config.seed, start=policy.start)
     rows = train_adapter(model, task, settings, work, line)

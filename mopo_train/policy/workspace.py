@@ -30,6 +30,7 @@ MADE = (
     "scorecards",
     "evaluation",
     "cards",
+    "logs",
     ".work",
 )
 """What a run or a measurement of its policies makes. ``profiles.yaml`` belongs to the user and is never touched."""
