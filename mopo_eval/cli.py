@@ -177,31 +177,28 @@ def certify(root: Path | None, check: Path | None, as_json: bool, **options: Any
 @click.argument("sources", metavar="DATA...", nargs=-1, required=True)
 @click.option("--objective", "objectives", multiple=True, help="Name of labels that have none, or those to keep.")
 @click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), default=0.95, show_default=True)
-@click.option("--allow-trained", is_flag=True, help="Measure even on prompts that the family was trained on.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def pairs(  # noqa: PLR0913 - one parameter per option
+def pairs(
     root: Path,
     sources: tuple[str, ...],
     objectives: tuple[str, ...],
     confidence: float,
-    allow_trained: bool,
     as_json: bool,
 ) -> None:
     """Share of DATA's labelled pairs that log [policy / reference] ranks as the label does.
 
-    0.5 is chance. Give held-out pairs, as in heldout.jsonl of mopo-train split: others are refused, since training has
-    moved just these. Intervals are clustered by prompt.
+    0.5 is chance. Give held-out pairs, as in heldout.jsonl of mopo-train split: training has moved policies to rank its
+    own pairs. Intervals are clustered by prompt.
     Every policy is compared with the first on the same pairs; p-values are adjusted for all these comparisons (Holm).
     """
-    from mopo_eval.pairs import check_held_out, compare_with_first, pair_accuracies, policy_log_ratios
+    from mopo_eval.pairs import compare_with_first, pair_accuracies, policy_log_ratios, say_trained
     from mopo_train.preferences import read_preferences
 
     family = read_family(root)
     data = read_preferences(sources, objectives=objectives, at_least=1)
     for note in data.notes():
         say(note)
-    if not allow_trained:
-        check_held_out(family, data)
+    say_trained(family, data)
     ratios = policy_log_ratios(root, family, data)
     found = {policy: pair_accuracies(data, ratio, confidence) for policy, ratio in ratios.items()}
     against = compare_with_first(data, ratios, confidence)

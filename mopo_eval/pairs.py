@@ -14,7 +14,6 @@ from scipy import stats
 from mopo_eval.differences import Difference, holm
 from mopo_eval.prompts import prompt_hash, trained_prompts
 from mopo_train.console import say
-from mopo_train.errors import DataError
 from mopo_train.family import REFERENCE, PolicyFamily, base_model_path, check_adapters
 from mopo_train.rates import clustered_rate
 
@@ -112,8 +111,8 @@ def compare_with_first(
     return found
 
 
-def check_held_out(family: PolicyFamily, data: "PreferenceData") -> None:
-    """Raise DataError for prompts that ``family`` was trained on: it ranks their pairs too well."""
+def say_trained(family: PolicyFamily, data: "PreferenceData") -> None:
+    """Warn of prompts that ``family`` was trained on: it was moved to rank their pairs as they are labelled."""
     trained = trained_prompts(family)
     if trained is None:
         say(f"training data {', '.join(family.data.source)} is not here: not checked that the pairs are held out")
@@ -121,10 +120,10 @@ def check_held_out(family: PolicyFamily, data: "PreferenceData") -> None:
     places = range(len(data.group))
     if seen := [place for place in places if prompt_hash(data.messages(place)) in trained]:
         begins = str(data.messages(seen[0])[-1]["content"])[:60]
-        raise DataError(
-            f"{len(seen)} of the {len(places)} prompts are training prompts of this family (the first: {begins!r}); it "
-            "was moved to rank their pairs. Give held-out pairs ('mopo-train split'), or measure on these anyway with "
-            "--allow-trained."
+        say(
+            f"NOT HELD OUT: {len(seen)} of the {len(places)} prompts are training prompts of this family (the first: "
+            f"{begins!r}), which was moved to rank their pairs. How it does on others, held-out pairs tell "
+            "('mopo-train split')."
         )
 
 

@@ -79,7 +79,7 @@ def log_ratio(root: Path, adapter: str, prompt: list[int], answer: list[int]) ->
     return totals[0] - totals[1]
 
 
-def test_pairs_that_were_trained_on_are_refused_unless_forced(tiny_family: Path, tmp_path: Path) -> None:
+def test_pairs_that_were_trained_on_are_measured_with_a_warning(tiny_family: Path, tmp_path: Path) -> None:
     rows = [row(f"Say {word}.", f"{word} then", f"no {word} at all", {"safety": 1}) for word in ("one", "two", "three")]
     trained = write_rows(tmp_path / "trained.jsonl", rows)
     mixed = write_rows(tmp_path / "mixed.jsonl", [rows[0], row("Say four.", "four", "no", {"safety": 1})])
@@ -88,11 +88,9 @@ def test_pairs_that_were_trained_on_are_refused_unless_forced(tiny_family: Path,
     source = members.data.model_copy(update={"source": [str(trained)]})
     (root / "family.json").write_text(members.model_copy(update={"data": source}).model_dump_json())
     done = CliRunner().invoke(main, ["pairs", str(root), str(mixed), "--json"])
-    assert done.exit_code == 1
-    assert "1 of the 2 prompts are training prompts of this family (the first: 'Say one.')" in done.stderr
-    forced = CliRunner().invoke(main, ["pairs", str(root), str(mixed), "--json", "--allow-trained"])
-    assert forced.exit_code == 0, forced.stderr
-    assert set(json.loads(forced.stdout)) == {policy.id for policy in members.policies if policy.adapter}
+    assert done.exit_code == 0, done.stderr
+    assert "NOT HELD OUT: 1 of the 2 prompts are training prompts of this family (the first: 'Say one.')" in done.stderr
+    assert set(json.loads(done.stdout)) == {policy.id for policy in members.policies if policy.adapter}
 
 
 def test_a_difference_of_single_rows_is_students_paired_one() -> None:
