@@ -44,7 +44,7 @@ from mopo_train.family import write_whole
 from mopo_train.run import RunConfig, run_family
 
 STRENGTHS: dict[str, tuple[float, ...]] = {
-    "mopo": (0.1, 0.15, 0.25),
+    "mopo": (0.06, 0.1, 0.15),
     "dpo": (0.3, 1.0, 3.0),
     "soup": (0.3, 1.0, 3.0),
     "scalarised-dpo": (0.3, 1.0, 3.0),
