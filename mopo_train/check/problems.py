@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FEW_COMPARISONS = 5
 """Per response: below this, win rates from labels promise too much (`mopo_train.plan`)."""
+FEW_SHARE = 0.1
+"""Of the prompts may have so few, where the average has more."""
 FEW_PROMPTS = 100
 """Per objective: below this, the bound of a floor lies more than about 0.08 under its mean."""
 LOW_ALPHA = 0.4
@@ -87,15 +89,12 @@ def near_problems(data: "PreferenceData", cluster: "np.ndarray[Any, np.dtype[np.
 
 def leak_problems(leak: "Leak", held: int) -> Iterator[Problem]:
     """Held-out prompts, of ``held``, that are in the data."""
-    told = []
-    if len(leak.same):
-        told.append(f"{len(leak.same)} of {held} held-out prompts word for word")
-    if len(leak.near):
-        told.append(f"{len(leak.near)} nearly")
-    if told:
+    if len(leak.same) or len(leak.near):
         message = (
-            f"carries|carry {' and '.join(told)}: what is measured on these was trained on. Take these rows or these "
-            "held-out prompts away, or split again with 'mopo-train split --near-duplicates together'."
+            f"has|have a prompt that is held out, word for word or nearly ({len(leak.same)} of the {held} held-out "
+            f"prompts are here word for word, {len(leak.near)} nearly): what is measured on these was trained on. Take "
+            "these rows or these held-out prompts away, or split again with 'mopo-train split --near-duplicates "
+            "together'."
         )
         yield from _problem("leakage", leak.rows, message)
 
@@ -129,6 +128,15 @@ def objective_problems(objectives: Mapping[str, Mapping[str, Any]]) -> Iterator[
                 "of its floors will be wide. Label more."
             )
             yield Problem("few-prompts", rows, told, [])
+        if rows and facts["ties"] == rows:
+            yield Problem("only-ties", rows, f"every label on {name} is a tie: there is nothing to learn from.", [])
+        if facts["comparisons_per_response"] >= FEW_COMPARISONS and facts["few_compared"] > FEW_SHARE:
+            told = (
+                f"{name} has {facts['comparisons_per_response']:.1f} comparisons per response on average, but fewer "
+                f"than {FEW_COMPARISONS} on {facts['few_compared']:.0%} of its prompts: predictions from labels alone, "
+                "where prompts count alike, are optimistic there."
+            )
+            yield Problem("few-comparisons", rows, told, [])
         if facts["comparisons_per_response"] < FEW_COMPARISONS:
             told = (
                 f"{name} has {facts['comparisons_per_response']:.1f} comparisons per response, "
@@ -172,20 +180,23 @@ def relation_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
 def relation(document: Mapping[str, Any], key: str) -> str:
     """How two objectives relate: ``apart``, ``agree``, ``unknown`` for too little evidence, ``unseen`` for none.
 
-    By the labels of many comparisons where hardly any conflict, since ties lower a correlation without a conflict; else
-    by the win rates within prompts with their interval.
+    By the labels of many comparisons where hardly any conflict, since ties lower a correlation without a conflict. Else
+    by the win rates within prompts with their interval, and so where these run against each other: data that are joined
+    may hold both labels on few of their rows only.
     """
     correlation, share = document["rank_correlation"][key], document["conflict"].get(key)
     many = document["labelled_on_both"][key] >= FEW_PROMPTS
-    if share is not None and many and share <= (1 - AGREEING) / 2:  # one pair per prompt: correlation = 1 - 2 share
+    low, high = document["rank_correlation_interval"][key] if correlation is not None else (0.0, 1.0)
+    agreeing = share is not None and many and share <= (1 - AGREEING) / 2  # one pair per prompt: 1 - 2 share
+    if agreeing and high > 0:
         return "agree"
     if correlation is not None:
-        low, high = document["rank_correlation_interval"][key]
         if high < AGREEING:
             return "apart"
         return "agree" if correlation >= AGREEING and low > AGREEING_AT_LEAST else "unknown"
     if share is None:
-        return "unseen"
+        facts = [document["objectives"][name] for name in key.split("|")]
+        return "unknown" if any(each["labelled"] == each["ties"] for each in facts) else "unseen"
     return "apart" if many else "unknown"
 
 

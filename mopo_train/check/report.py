@@ -37,6 +37,7 @@ def check(data: "PreferenceData", beside: Beside = Beside()) -> dict[str, Any]: 
     }
     for name, facts in objectives.items():
         facts["comparisons_per_response"] = counts[name].mean
+        facts["few_compared"] = _few_compared(data, data.objectives.index(name))
     relations = {
         f"{data.objectives[k]}|{data.objectives[other]}": conflict(data.labels, rates, k, other)
         for k, other in itertools.combinations(range(len(data.objectives)), 2)
@@ -85,6 +86,17 @@ def _objective(data: "PreferenceData", k: int, lengths: IntArray) -> dict[str, A
         "first_preferred": _shown(first_preferred(np.where(chosen_first(data), np.nan, label), data.prompt)),
         "longer_preferred": _shown(longer_preferred(label, lengths, data.prompt)),
     }
+
+
+def _few_compared(data: "PreferenceData", k: int) -> float:
+    """Share of the prompts labelled on objective ``k`` with fewer than `problems.FEW_COMPARISONS` per response."""
+    known = ~np.isnan(data.labels[:, k])
+    rows = np.bincount(data.prompt[known], minlength=len(data.group))
+    seen = np.unique(np.concatenate([data.first[known], data.second[known]]))
+    responses = np.bincount(data.response_prompt[seen], minlength=len(data.group))
+    labelled = rows > 0
+    few = 2 * rows[labelled] < problems.FEW_COMPARISONS * responses[labelled]
+    return float(few.mean()) if len(few) else 0.0
 
 
 def _agreement(pairs: Pairing, who: IntArray, k: int) -> dict[str, Any]:

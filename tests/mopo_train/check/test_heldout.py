@@ -39,7 +39,7 @@ def test_same_and_nearly_same_prompts_are_told_apart_with_their_rows(tmp_path: P
     assert document["held_out"] == {"prompts": 4, "same": 1, "near": 2}
     (problem,) = [each for each in document["problems"] if each["kind"] == "leakage"]
     assert (problem["rows"], problem["examples"]) == (2, [0, 2])
-    assert "1 of 4 held-out prompts word for word and 2 nearly" in problem["message"]
+    assert "1 of the 4 held-out prompts are here word for word, 2 nearly" in problem["message"]
     assert "do not trust what is measured on them" in document["verdict"]
 
 

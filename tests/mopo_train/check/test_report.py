@@ -100,6 +100,40 @@ def test_ties_on_one_objective_are_no_conflict(tmp_path: Path) -> None:
     assert "that agree, so that floors will not bind: helpfulness and safety" in document["verdict"]
 
 
+def test_objectives_whose_win_rates_oppose_do_not_agree_because_one_source_says_so(tmp_path: Path) -> None:
+    """A joined source labels both on its rows, all alike; another compares each objective on rows of its own."""
+    agreeing = [row(f"A{i}", "a", "b", {"helpfulness": 1, "safety": 1}) for i in range(120)]
+    opposed = [
+        row(f"B{i}", f"answer {one}", f"answer {other}", {name: float(sign)})
+        for i in range(400)
+        for one, other in itertools.combinations(range(4), 2)
+        for name, sign in (("helpfulness", 1), ("safety", 0))
+    ]
+    document = checked(write_rows(tmp_path / "pairs.jsonl", agreeing + opposed))
+    low, high = document["rank_correlation_interval"]["helpfulness|safety"]
+    assert document["conflict"]["helpfulness|safety"] == 0 and high < 0
+    assert "objectives-agree" not in problems(document)
+    assert "pull apart: helpfulness and safety" in document["verdict"]
+
+
+def test_labels_that_are_all_ties_are_named_for_what_they_are(tmp_path: Path) -> None:
+    rows = [row(f"Q{i}", "a", "b", {"helpfulness": 0.5, "safety": 0.5}) for i in range(150)]
+    document = checked(write_rows(tmp_path / "pairs.jsonl", rows))
+    assert problems(document)["only-ties"][0] == 150
+    assert "no-overlap" not in problems(document)
+    assert "never seen" not in document["verdict"]
+
+
+def test_an_average_does_not_hide_prompts_with_few_comparisons(tmp_path: Path) -> None:
+    often = [row("A", f"a{i}", f"a{j}", {"safety": 1}) for i, j in itertools.combinations(range(40), 2)]
+    once = [row(f"B{i}", "a", "b", {"safety": 1}) for i in range(9)]
+    document = checked(write_rows(tmp_path / "pairs.jsonl", often + once))
+    facts = document["objectives"]["safety"]
+    assert facts["comparisons_per_response"] > 20 and facts["few_compared"] == 0.9
+    (told,) = [each["message"] for each in document["problems"] if each["kind"] == "few-comparisons"]
+    assert "fewer than 5 on 90% of its prompts" in told
+
+
 def test_chosen_first_is_no_bias_of_annotators(tmp_path: Path) -> None:
     chosen = write_rows(
         tmp_path / "trl.jsonl", [{"prompt": f"Q{i}", "chosen": "x", "rejected": "y"} for i in range(99)]
