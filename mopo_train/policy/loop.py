@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 
 from mopo_train.console import ProgressLine
 from mopo_train.policy.distributed import Group, from_leader, group
-from mopo_train.policy.models import Precision, hide_file_progress, is_half
+from mopo_train.policy.models import Precision, choose_products, hide_file_progress, is_half
 from mopo_train.policy.reporting import Report
 
 Batch = dict[str, Any]
@@ -91,6 +91,7 @@ def optimise(
         ddp_find_unused_parameters=False,
         use_cpu=group().size > 1 and not torch.cuda.is_available(),  # or it would not look for other processes
     )
+    choose_products(settings.precision)
     hide_file_progress()
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # DataParallel would split the planned batches

@@ -89,10 +89,7 @@ def load_model(
     source = find_model(model) or model
     hide_file_progress()
     half = frozen and is_half(precision)
-    # Lets a processor multiply float32 with the kernels of oneDNN, which are more than twice as quick on AVX-512; where
-    # there is AMX they round factors to bfloat16.
-    products: Any = torch.backends.mkldnn
-    products.matmul.fp32_precision = "ieee" if precision == "float32" else "bf16"
+    choose_products(precision)
     load: Any = AutoModelForCausalLM.from_pretrained
     spread = {"distributed_config": _spread_over(processes)} if processes > 1 else {}
     try:
@@ -120,6 +117,16 @@ def _spread_over(processes: int) -> Any:
             f"--fsdp needs transformers 5.19 or later, this is {transformers.__version__}: pip install -U transformers."
         ) from error
     return DistributedConfig(fsdp_size=processes)
+
+
+def choose_products(precision: Precision) -> None:
+    """How this process multiplies float32 matrices from now on: to the letter for ``float32``.
+
+    Else with the kernels of oneDNN, which are more than twice as quick on AVX-512; where there is AMX they round
+    factors to bfloat16. It is a switch of the whole process, so whatever must come out alike again sets it first.
+    """
+    products: Any = torch.backends.mkldnn
+    products.matmul.fp32_precision = "ieee" if precision == "float32" else "bf16"
 
 
 def is_half(precision: Precision) -> bool:

@@ -83,4 +83,4 @@ async def test_a_gateway_without_an_audit_has_no_feedback(tmp_path: Path) -> Non
     async with running(tmp_path / "family", "--audit", "none") as (_, client):
         assert (await client.post(CHAT, json={"model": "mopo/balanced", "messages": MESSAGES})).status_code == 200
         answer = await client.post("/v1/feedback", json={"request_id": "req-1", "scores": {"safety": 1}})
-        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "route_not_found")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "audit_off")
