@@ -94,4 +94,6 @@ def write_scorecards(root: Path, cards: Sequence[Scorecard], withheld: Iterable[
     for policy in withheld:
         (root / "scorecards" / f"{policy}.json").unlink(missing_ok=True)
     for card in cards:
-        write_whole(root / "scorecards" / f"{card.policy}.json", card.model_dump_json(indent=2) + "\n")
+        write_whole(
+            root / "scorecards" / f"{card.policy}.json", card.model_dump_json(indent=2, exclude_none=True) + "\n"
+        )
