@@ -120,7 +120,8 @@ def adapters(root: Path) -> dict[str, Path]:
     return {name: root / "policies" / name for name in ("policy-00", "policy-02")}
 
 
-def test_vllm_on_a_cpu_gets_every_adapter_and_batches_them(tiny_family: Path) -> None:
+def test_vllm_on_a_cpu_gets_every_adapter_and_batches_them(tiny_family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # what is set already is left alone
     base = str(tiny_family / "base")
     launch = vllm.launch(base, adapters(tiny_family), log=Path("log"), max_model_len=None, gpu=False)
     asked = options(launch.command(8123))

@@ -35,7 +35,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two policies at a tau that leaves room beyond the second. 50 prompts."""
     world = World(tmp_path_factory.mktemp("world"))
     root = world.data.parent.parent / "family"
-    world.train(root, CONFIG.model_copy(update={"policies": 2, "steps": 320, "kl_prompts": 0, "tau": 0.5}))
+    world.train(
+        root, CONFIG.model_copy(update={"policies": 2, "steps": 320, "kl_prompts": 0, "tau": 0.5, "own_anchor": 0.0})
+    )
     plan = Plan(
         prompts=PROMPTS,
         judges=load_judges(JUDGES),
