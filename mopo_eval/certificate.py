@@ -216,6 +216,11 @@ def problems(certificate: Certificate) -> list[str]:
     order = sequence({test.policy: test.planned for test in certificate.policies}, certificate.floors)
     if order != [test.policy for test in certificate.policies]:
         found.append(f"the planned values put the policies in another order: {', '.join(order)}")
+    if certificate.schema_version != SCHEMA_VERSION:
+        found.append(f"its schema_version is {certificate.schema_version}; this program knows {SCHEMA_VERSION}")
+    shown = sum(len(test.floors) for test in certificate.policies)
+    if certificate.method != "fixed-sequence" and certificate.bounds < shown:
+        found.append(f"it shares the error among {certificate.bounds} tests and shows {shown}")
     if (certificate.method == "fixed-sequence") != (certificate.bounds == 1):
         found.append(f"{certificate.method} does not share the error among {certificate.bounds} tests")
     if decided(certificate.policies, certificate.method, certificate.level) != list(certificate.policies):
@@ -307,6 +312,17 @@ def _wrong(test: PolicyTest, certificate: Certificate) -> list[str]:
         if not (_same(again, floor.p_value) and _same(float(values.mean()), floor.mean)):
             found.append(f"{floor.floor_name}: its values give mean {values.mean():.6g} and p-value {again:.6g}")
     return found
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two JSON values say the same; numbers may differ by the rounding of another machine's vector units."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return _same(one, other)
+    return bool(one == other)
 
 
 def _same(one: float, other: float) -> bool:

@@ -1,14 +1,13 @@
 """Certifying a family from its files, and checking a certificate against itself and against the family."""
 
 import hashlib
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from mopo_eval.certificate import Certificate, Evidence, Question, certify, problems
+from mopo_eval.certificate import Certificate, Evidence, Question, alike, certify, problems
 from mopo_eval.evaluation import RunSummary, read_summary
 from mopo_eval.profiles import Floors, ThresholdProfile
 from mopo_eval.registration import FILE, Registration, read_registration
@@ -134,7 +133,7 @@ def verify(certificate: Certificate, root: Path | None, family: PolicyFamily | N
         {policy.policy: policy.model_dump(mode="json") for policy in each.policies} for each in (certificate, again)
     )
     for policy in ours.keys() | theirs.keys():
-        if json.dumps(ours.get(policy), sort_keys=True) != json.dumps(theirs.get(policy), sort_keys=True):
+        if not alike(ours.get(policy), theirs.get(policy)):
             found.append(f"{policy}: the family's files give other tests")
     return found
 

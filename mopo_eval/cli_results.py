@@ -77,6 +77,8 @@ def gate(  # noqa: PLR0913 - one parameter per option
 
     if bool(names) + every + bool(floors) != 1:
         raise click.UsageError("give --profile (repeatable), --floor (repeatable) or --all.")
+    if junit is not None and junit.is_file():
+        junit.unlink()  # where this run cannot decide, an earlier one must not seem to
     family = read_family(root)
     cards = read_scorecards(root, family)
     if not cards:

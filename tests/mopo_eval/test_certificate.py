@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from mopo_eval.certificate import Certificate, Evidence, Question, certify, digest, problems, sequence
+from mopo_eval.certificate import Certificate, Evidence, Question, alike, certify, digest, problems, sequence
 from mopo_eval.estimates import ScoreTable, bounds_certified, make_scorecards
 from mopo_eval.profiles import Floors, ThresholdProfile
 from mopo_eval.selection import select
@@ -182,6 +182,7 @@ def test_a_sound_certificate_has_no_problems_also_after_a_round_trip(registered:
         (("policies", 0, "planned", "safety"), 0.0, "another order"),
         (("method",), "simultaneous", "does not share the error"),
         (("bounds",), 2, "does not share the error"),
+        (("schema_version",), 99, "schema_version is 99"),
         (("confidence",), 0.9999999, "decisions do not follow"),
         (("serves",), "policy-06", "the best certified policy"),
         (("statement",), "Every policy is perfect.", "its statement is not what its tests show"),
@@ -191,6 +192,23 @@ def test_whoever_changes_a_certificate_is_found_out(path: tuple[Any, ...], value
     found = certificate(draw(np.random.default_rng(2), 90), {"safety": 0.7})
     assert told in "; ".join(problems(changed(found, *path, value=value)))
     assert "sha256" in problems(changed(found, *path, value=value, resealed=False))[0]
+
+
+def test_fewer_tests_than_are_shown_cannot_share_the_error() -> None:
+    found = certificate(draw(np.random.default_rng(2), 90), {"safety": 0.7}, False)
+    shown = len(found.policies)
+    assert found.bounds >= shown
+    told = "; ".join(problems(changed(found, "bounds", value=shown - 1)))
+    assert f"shares the error among {shown - 1} tests and shows {shown}" in told
+
+
+def test_rounding_of_another_processor_is_no_change() -> None:
+    found = certificate(draw(np.random.default_rng(2), 90), {"safety": 0.7}).policies[0].model_dump(mode="json")
+    rounded = found | {"primary_mean": float(np.nextafter(found["primary_mean"], 1))}
+    assert rounded != found and alike(found, rounded)
+    assert not alike(found, found | {"primary_mean": found["primary_mean"] + 1e-6})
+    assert not alike(found, {name: value for name, value in found.items() if name != "planned"})
+    assert not alike(found, found | {"floors": []})
 
 
 def test_what_no_number_shows_is_kept_by_the_checksum() -> None:

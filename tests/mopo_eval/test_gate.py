@@ -186,6 +186,14 @@ def test_a_failure_says_objective_unit_bound_floor_and_margin(root: Path, tmp_pa
     assert failure.get("type") == "floor missed"
 
 
+def test_a_report_of_an_earlier_run_does_not_stand_for_one_that_failed(root: Path, tmp_path: Path) -> None:
+    report = tmp_path / "junit.xml"
+    command(root, "--all", "--junit", report)
+    assert report.is_file()
+    assert command(root, "--profile", "nobody-wrote-it", "--junit", report).exit_code == 1
+    assert not report.exists()
+
+
 def test_an_output_that_cannot_be_written_is_a_message(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = command(root, "--all", "--junit", tmp_path / "file" / "junit.xml")
