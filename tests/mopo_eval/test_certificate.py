@@ -202,6 +202,13 @@ def test_fewer_tests_than_are_shown_cannot_share_the_error() -> None:
     assert f"shares the error among {shown - 1} tests and shows {shown}" in told
 
 
+def test_what_is_known_of_the_reference_takes_no_share_of_the_error() -> None:
+    """Every score and every win rate of two objectives has a floor: as many tests as there are bounds."""
+    floors = {"helpfulness": 0.2, "helpfulness.win_rate": 0.1, "safety": 0.2, "safety.win_rate": 0.1}
+    floors |= {"factuality": 0.2, "factuality.win_rate": 0.1}
+    assert problems(certificate(draw(np.random.default_rng(2), 90), floors, False)) == []
+
+
 def test_rounding_of_another_processor_is_no_change() -> None:
     found = certificate(draw(np.random.default_rng(2), 90), {"safety": 0.7}).policies[0].model_dump(mode="json")
     rounded = found | {"primary_mean": float(np.nextafter(found["primary_mean"], 1))}
