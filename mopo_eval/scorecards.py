@@ -5,8 +5,16 @@ Reads and writes them; how the numbers are made is in ``intervals`` and ``measur
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from mopo_eval.reliability import Reliability
 from mopo_train.errors import FamilyError
@@ -39,6 +47,12 @@ class ObjectiveScore(Estimate):
     """Of a judge that was fitted to data on this machine, on held-out data: read it before the score."""
     win_rate: Estimate
     """Against ``reference`` on the same prompts, ties counted half."""
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A judge of another kind has no reliability: the field is absent then."""
+        told: dict[str, Any] = plain(self)
+        return {name: value for name, value in told.items() if name != "reliability" or value is not None}
 
 
 class Scorecard(_Model):
@@ -94,6 +108,4 @@ def write_scorecards(root: Path, cards: Sequence[Scorecard], withheld: Iterable[
     for policy in withheld:
         (root / "scorecards" / f"{policy}.json").unlink(missing_ok=True)
     for card in cards:
-        write_whole(
-            root / "scorecards" / f"{card.policy}.json", card.model_dump_json(indent=2, exclude_none=True) + "\n"
-        )
+        write_whole(root / "scorecards" / f"{card.policy}.json", card.model_dump_json(indent=2) + "\n")
