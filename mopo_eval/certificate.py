@@ -192,7 +192,9 @@ def decided(tests: Sequence[PolicyTest], method: Method, level: float) -> list[P
 
 def statement(floors: Floors, confidence: float, tests: Sequence[PolicyTest], evidence: Evidence) -> str:
     """The certificate in a sentence."""
-    asked = ", ".join(f"{name} >= {floor:g}" for name, floor in floors.items()) or "no floor"
+    if not floors:
+        return f"The profile asks for no floor: any policy of run {evidence.run} may serve, and nothing is promised."
+    asked = ", ".join(f"{name} >= {floor:g}" for name, floor in floors.items())
     certified = [test.policy for test in tests if test.certified]
     subject = (
         f"{', '.join(certified)} hold{'s' if len(certified) == 1 else ''}"

@@ -269,7 +269,7 @@ def refine(root: Path, floors: tuple[str, ...], as_json: bool, **options: Any) -
 
 def _verify(path: Path, root: Path | None, as_json: bool) -> None:
     """Print what is wrong with the certificate at ``path``. Raises FamilyError if anything is."""
-    from mopo_eval.certification import read_certificate, verify
+    from mopo_eval.certification import STATED, read_certificate, verify
 
     certificate = read_certificate(path)
     wrong = verify(certificate, root, read_family(root) if root else None)
@@ -278,8 +278,16 @@ def _verify(path: Path, root: Path | None, as_json: bool) -> None:
     if wrong:
         raise FamilyError(f"'{path}' does not hold: {'; '.join(wrong)}.")
     if not as_json:
-        where = f"itself and the files of '{root}'" if root else "itself; name the FAMILY to compare it with its files"
-        click.echo(f"{certificate.statement}\nChecked against {where}.")
+        if root is None:
+            told = (
+                "itself alone. Not checked: the scores, the means of the primary, how many tests the evaluation has to "
+                "share the error among, and what was registered; name the FAMILY for these"
+            )
+        else:
+            told = f"itself and the files of '{root}'"
+            if certificate.registration.startswith(STATED):
+                told += f", but that its floors stood before the run is somebody's word: {certificate.registration!r}"
+        click.echo(f"{certificate.statement}\nChecked against {told}.")
 
 
 def _plan(family: PolicyFamily, options: dict[str, Any]) -> "Plan":

@@ -15,8 +15,8 @@ from mopo_eval.endpoint import Clients, Endpoint, Patience
 from mopo_eval.engine import open_engine
 from mopo_eval.fleet import Lost
 from mopo_train import __version__
-from mopo_train.errors import EngineError, MopoError
-from mopo_train.executor.cluster import Cluster, check_version, connected, import_ray
+from mopo_train.errors import EngineError
+from mopo_train.executor.cluster import Cluster, check_version, connected, import_ray, users_error
 from mopo_train.family import PolicyFamily
 
 CLOSING_SECONDS = 60.0
@@ -119,9 +119,6 @@ async def _result(reference: Any) -> Any:
     try:
         return await reference
     except RayTaskError as error:
-        cause: Any = error.cause
-        if isinstance(cause, MopoError):
-            raise cause from None
-        raise
+        raise users_error(error) from None
     except RayActorError as error:
         raise Lost(" ".join(str(error).split())[:200]) from error

@@ -15,6 +15,7 @@ from mopo_train.dual import Solution, tilt
 from mopo_train.errors import DataError, FamilyError, FloorError
 from mopo_train.execution import HERE
 from mopo_train.family import REFERENCE, Policy, PolicyFamily, base_model_path
+from mopo_train.members import member
 from mopo_train.optimism import with_bounds
 from mopo_train.policy.corpus import corpus_log_probabilities, encode_corpus
 from mopo_train.policy.models import context_length, fingerprint, load_model, load_tokenizer
@@ -51,17 +52,8 @@ def extend_family(
         rates = view.rates
         (point,) = view.bounded([_tilted(rates, config, multipliers)], radius)
     model = base_model_path(root, family)
-    described = Policy(
-        id=name,
-        kind=config.method,
-        adapter=str(adapter.relative_to(root)),
-        floors=point.floors,
-        multipliers=point.multipliers,
-        predicted=point.predicted,
-        predicted_low=point.predicted_low,
-        bound=point.bound,
-        ess=point.ess,
-    )
+    where = str(adapter.relative_to(root))  # beside the others once the search has chosen it
+    described = member(name, config.method, point).model_copy(update={"adapter": where})
     if adapter.is_dir():
         return described
     tokenizer, base = load_tokenizer(model), load_model(model, precision=config.precision)

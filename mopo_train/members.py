@@ -23,20 +23,22 @@ def policy_id(index: int) -> str:
 
 def trained(config: "RunConfig", points: Sequence[Solution]) -> list[Policy]:
     """A member for each of ``points``."""
-    return [
-        Policy(
-            id=policy_id(index),
-            kind=config.method,
-            adapter=f"policies/{policy_id(index)}",
-            floors=point.floors,
-            multipliers=point.multipliers,
-            predicted=point.predicted,
-            predicted_low=point.predicted_low,
-            bound=point.bound,
-            ess=point.ess,
-        )
-        for index, point in enumerate(points)
-    ]
+    return [member(policy_id(index), config.method, point) for index, point in enumerate(points)]
+
+
+def member(name: str, kind: str, point: Solution) -> Policy:
+    """The trained policy ``name``, which follows ``point``."""
+    return Policy(
+        id=name,
+        kind=kind,
+        adapter=f"policies/{name}",
+        floors=point.floors,
+        multipliers=point.multipliers,
+        predicted=point.predicted,
+        predicted_low=point.predicted_low,
+        bound=point.bound,
+        ess=point.ess,
+    )
 
 
 def interpolated(config: "RunConfig", root: Path, trained: int) -> list[Policy]:

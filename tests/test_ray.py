@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -20,14 +19,14 @@ from mopo_eval.evaluation import read_responses
 from mopo_train.errors import ClusterError
 from mopo_train.execution import Execution
 from mopo_train.executor.cluster import Cluster
-from mopo_train.family import read_family
 from mopo_train.run import run_family
 from tests.families import SCORES
 from tests.mopo_eval.measurable import measurable
 from tests.mopo_eval.stub_engine import Body, stub_engine
 from tests.mopo_train import launched
-from tests.mopo_train.test_run import CONFIG, World, adapters
+from tests.mopo_train.test_run import CONFIG, World
 from tests.ray_machines import ray_machines, with_workers
+from tests.test_interruptions import check_same_family
 
 pytestmark = pytest.mark.ray
 PROMPTS = 60
@@ -55,13 +54,7 @@ def machines() -> Iterator[Any]:
 
 
 def check_same(root: Path, truth: Path) -> None:
-    assert adapters(root) == adapters(truth)
-    assert len(adapters(root)) == 3
-    ignored = {"created_at"}
-    assert read_family(root).model_dump(exclude=ignored) == read_family(truth).model_dump(exclude=ignored)
-    for name in adapters(root):
-        mine, others = (pd.read_parquet(each / "training" / f"{name}.parquet") for each in (root, truth))
-        pd.testing.assert_frame_equal(mine, others)
+    check_same_family(root, truth)
     assert {path.name for path in root.iterdir()} == {path.name for path in truth.iterdir()}
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mopo_train import __version__
 from mopo_train.console import say
-from mopo_train.errors import ClusterError
+from mopo_train.errors import ClusterError, MopoError
 
 RETRIES = 5
 """Times that a task is begun again after its worker was lost."""
@@ -61,6 +61,12 @@ def import_ray() -> Any:
     except ImportError as error:
         raise ClusterError("--executor ray needs Ray: pip install 'mopo-suite[ray]'.") from error
     return ray
+
+
+def users_error(error: Any) -> BaseException:
+    """What a task's ``RayTaskError`` is to the user: the `MopoError` that the task raised, or itself."""
+    cause: BaseException = error.cause
+    return cause if isinstance(cause, MopoError) else error
 
 
 def check_version(version: str) -> None:

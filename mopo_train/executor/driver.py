@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from mopo_train import __version__
 from mopo_train.console import ProgressLine, progress, say
-from mopo_train.errors import ClusterError, MopoError
+from mopo_train.errors import ClusterError
 from mopo_train.executor import tasks
-from mopo_train.executor.cluster import RETRIES, Cluster, connected, import_ray
+from mopo_train.executor.cluster import RETRIES, Cluster, connected, import_ray, users_error
 from mopo_train.executor.parcel import files_of, unpack
 from mopo_train.executor.tasks import MARK, Job, Scored, Scoring, Site
 from mopo_train.family import write_whole
@@ -116,10 +116,7 @@ class Hands(NamedTuple):
         try:
             return self.ray.get(result)
         except RayTaskError as error:
-            cause: Any = error.cause
-            if isinstance(cause, MopoError):
-                raise cause from None
-            raise
+            raise users_error(error) from None
         except RayError as error:
             reason = " ".join(str(error).split())[:300]
             raise ClusterError(

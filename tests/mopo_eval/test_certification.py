@@ -120,6 +120,7 @@ def test_a_certificate_is_checked_alone_and_against_its_family(root: Path, seale
     alone = command("--verify", tmp_path / "mailed.json", "--json")
     assert alone.exit_code == 0
     assert json.loads(alone.stdout) == {"valid": True, "problems": [], "against_family": False}
+    assert "Not checked: the scores" in command("--verify", tmp_path / "mailed.json").stdout
     beside = command(root, "--verify", sealed)
     assert beside.exit_code == 0
     assert "the files of" in beside.stdout
