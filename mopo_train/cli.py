@@ -216,8 +216,8 @@ def run(sources: tuple[str, ...], model: str, out: Path, floors: tuple[str, ...]
     Floors and predictions are data win rates: 0.5 is parity with the responses of DATA. Without --floor the policies
     spread over the whole front; with it the first holds exactly these floors and the others spread beyond. Killed and
     repeated, it continues. Algorithm 1 of the paper (arXiv 2505.10892) as published: --step weighted-bc --t0 500
-    --floor-schedule adaptive --beta 0.9995 --tau 0.08 --epsilon 0.15 --steps 10000 --batch-size 8. To train each policy
-    on several GPUs: torchrun --nproc-per-node N -m mopo_train run ...
+    --floor-schedule adaptive --beta 0.9995 --tau 0.08 --epsilon 0.15 --steps 10000 --batch-size 8 --own-anchor 0. To
+    train each policy on several GPUs: torchrun --nproc-per-node N -m mopo_train run ...
     """
     from mopo_train.execution import Execution
     from mopo_train.executor.cluster import Cluster
