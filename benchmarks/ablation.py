@@ -170,6 +170,7 @@ def train_sandbox(setting: Setting, sandbox: Path, model: Path, out: Path) -> di
         t0=setting.t0,
         floor_schedule=setting.schedule,
         beta=setting.beta if setting.schedule == "adaptive" else 0.9995,
+        own_anchor=0.0,  # what is compared is the paper's
         seed=setting.seed,
     )
     name = "-".join(str(part) for part in setting)
