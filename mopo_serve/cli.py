@@ -105,8 +105,8 @@ def run(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Serve FAMILY behind one OpenAI-compatible URL until Ctrl-C or SIGTERM.
 
-    An engine that it started and that dies is started again, after growing pauses and not for ever. Exit status 1 if
-    every engine stays dead, so that a supervisor starts all of it again.
+    An engine that it started and that dies or hangs is started again, after growing pauses and not for ever. Exit
+    status 1 if every engine stays dead, so that a supervisor starts all of it again.
     """
     from mopo_eval.engine import open_engine
     from mopo_serve.gateway import Extras, Limits, create_gateway
@@ -160,9 +160,11 @@ def run(  # noqa: PLR0913 - one parameter per option
         started = [log for log, engine in zip(logs, running, strict=True) if engine.pid is not None]
         url = url_of(bound, tls=tls_cert is not None)
         kinds = ", ".join(dict.fromkeys(engine.kind for engine in running))
+        replicas = gateway.pool.replicas
         care = Care(
             lambda: releases.check_unchanged(gateway.deployment.live),
-            lambda number: releases.load_again(gateway.pool.replicas[number]),
+            lambda number: releases.load_again(replicas[number]),
+            lambda number: replicas[number].hangs,
         )
         serve(
             gateway, bound, Engines(running, started, care), transport=transport,

@@ -23,8 +23,8 @@ PAUSE_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)
 """How long; the n-th time in a row, and the last one from then on."""
 CHECK_SECONDS = 2.0
 """Between two health checks of a replica."""
-HANG_CHECKS = 15
-"""Failed health checks in a row, after which the requests that wait for a replica are given up."""
+HANG_SECONDS = 30.0
+"""Of failed health checks, after which a replica counts as hanging: requests that wait for it are given up."""
 log = logging.getLogger("mopo_serve")
 
 
@@ -40,7 +40,8 @@ class Replica:
         self._pauses = 0
         self._until = 0.0
         self._trying = False
-        self._checks_failed = 0
+        self._sick_since: float | None = None
+        """When a health check failed, and all since then."""
 
     @property
     def available(self) -> bool:
@@ -58,6 +59,16 @@ class Replica:
     def wait(self) -> float:
         """Seconds until it may be tried again."""
         return max(0.0, self._until - self._clock()) if self._pauses else 0.0
+
+    @property
+    def hangs(self) -> bool:
+        """True once its health checks have failed for so long that it will not come back by itself."""
+        return self._sick_since is not None and self._clock() - self._sick_since >= HANG_SECONDS
+
+    def start_over(self) -> None:
+        """Forget its failures: its engine is a new one."""
+        self._failed = self._pauses = 0
+        self._sick_since = None
 
     def begin(self) -> None:
         """A request is sent to it."""
@@ -88,13 +99,14 @@ class Replica:
     async def check(self) -> None:
         """Ask for its health. One that hangs for long loses its connections, so that waiting requests go elsewhere."""
         well = await self.upstream.healthy()
-        self._checks_failed = 0 if well else self._checks_failed + 1
-        if well:
+        if not well:
+            self._judge(False)
+            self._sick_since = self._clock() if self._sick_since is None else self._sick_since
+        else:
+            self._sick_since = None
             if self._pauses:
                 self._judge(True)
-        else:
-            self._judge(False)
-        if self._checks_failed >= HANG_CHECKS and self.outstanding:
+        if self.hangs and self.outstanding:
             log.warning("engine %s hangs: giving up %d requests", self.name, self.outstanding)
             self.upstream.wire.drop()
 

@@ -93,10 +93,11 @@ class Releases:
                 )
 
     async def load_again(self, replica: Replica) -> None:
-        """Have an engine that was started again load what it had loaded while it ran. Raises EngineError."""
+        """Have an engine that was started again load what it had loaded, and trust it anew. Raises EngineError."""
         for name, place in list(self._places.items()):
             if "@" in name:
                 await replica.upstream.load_adapter(name, str(place))
+        replica.start_over()
 
     def _name(self, policy: str, fingerprint: str) -> str:
         """What engines call this adapter: the policy's id if that is what they were started with."""

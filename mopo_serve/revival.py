@@ -1,4 +1,4 @@
-"""Keeps the engines that the gateway started alive: one that dies is started again, a bounded number of times.
+"""Keeps the engines that the gateway started alive: one that dies or hangs is started again, a bounded number of times.
 
 Meanwhile the gateway answers 503 with Retry-After, or by other replicas. An engine is started again only with the very
 adapters that it had: files that have changed belong to scores that this gateway has not read.
@@ -33,13 +33,15 @@ class Care(NamedTuple):
     """Called in a thread before a restart; raises MopoError where the engine must never be started again."""
     after: Callable[[int], Awaitable[None]]
     """Called with the engine's number once it is healthy again; raises MopoError if it is of no use."""
+    hangs: Callable[[int], bool]
+    """True if the engine with that number listens, but has answered nothing for long (`engines.Replica.hangs`)."""
 
 
 async def _nothing(_: int) -> None:
     pass
 
 
-NO_CARE = Care(lambda: None, _nothing)
+NO_CARE = Care(lambda: None, _nothing, lambda _: False)
 
 
 class Engines(NamedTuple):
@@ -83,21 +85,22 @@ async def _for_ever() -> None:
 
 
 async def keep_one(engine: Engine, number: int, care: Care) -> None:
-    """Start ``engine`` again whenever it dies; return when that failed too often."""
+    """Start ``engine`` again whenever it dies or hangs; return when that failed too often."""
     budget, name = Budget(), f"engine-{number}"
     while True:
-        await _death_of(engine)
+        fate = await _fate_of(engine, number, care)
         if engine.restart is None:
-            say(f"{name} died")
+            say(f"{name} {fate}")
             return
-        if not await _revived(engine.restart, name, number, care, budget):
+        if not await _revived(engine.restart, f"{name} {fate}", number, care, budget):
             return
 
 
-async def _revived(restart: Callable[[], None], name: str, number: int, care: Care, budget: Budget) -> bool:
-    """True once a dead engine is healthy again; False if that is not to be, which is told."""
+async def _revived(restart: Callable[[], None], what: str, number: int, care: Care, budget: Budget) -> bool:
+    """True once a dead engine is healthy again; False if that is not to be, which is told. ``what`` happened to it."""
+    name = f"engine-{number}"
     while (pause := budget.draw()) is not None:
-        say(f"{name} died: starting it again in {pause:.0f} s; until then requests for it are answered 503")
+        say(f"{what}: starting it again in {pause:.0f} s; until then requests for it are answered 503")
         await asyncio.sleep(pause)
         try:
             await _in_thread(care.before)
@@ -116,8 +119,8 @@ async def _revived(restart: Callable[[], None], name: str, number: int, care: Ca
     return False
 
 
-async def _death_of(engine: Engine) -> None:
-    """Return when nobody listens at the engine's address."""
+async def _fate_of(engine: Engine, number: int, care: Care) -> str:
+    """What an engine came to, once it did: ``died`` where nobody listens at its address, or ``hangs``."""
     place = urlsplit(engine.url)
     while True:
         await asyncio.sleep(WATCH_SECONDS)
@@ -125,12 +128,15 @@ async def _death_of(engine: Engine) -> None:
             async with asyncio.timeout(WATCH_SECONDS):
                 _, writer = await asyncio.open_connection(place.hostname, place.port)
         except ConnectionRefusedError:
-            return
+            return "died"
         except (TimeoutError, OSError):  # busy, not dead
-            continue
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+            pass
+        else:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        if care.hangs(number):
+            return "hangs"
 
 
 async def _in_thread(work: Callable[[], None]) -> None:

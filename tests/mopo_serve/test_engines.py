@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import httpx
 import pytest
 
-from mopo_serve.engines import FAILURES, HANG_CHECKS, PAUSE_SECONDS, SLACK, Pool, Replica
+from mopo_serve import engines as module
+from mopo_serve.engines import FAILURES, HANG_SECONDS, PAUSE_SECONDS, SLACK, Pool, Replica
 from mopo_serve.gateway import Gateway, Limits
 from mopo_serve.openai_errors import ApiError
 from mopo_serve.upstream import Upstream
@@ -200,7 +201,7 @@ async def test_a_stream_that_has_begun_is_never_tried_again() -> None:
     assert sum(len(engine.asked) for engine in engines) == 1
 
 
-async def test_an_engine_that_hangs_gives_up_its_requests_to_another() -> None:
+async def test_an_engine_that_hangs_gives_up_its_requests_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
     silent, well = StubEngine(), StubEngine()
     silent.silent = silent.sick = True
     async with replicated(silent, well) as (gateway, client):
@@ -208,10 +209,32 @@ async def test_an_engine_that_hangs_gives_up_its_requests_to_another() -> None:
         while not silent.reached.is_set():  # until one prompt's home is the silent engine
             asking = asyncio.create_task(client.post(CHAT, json=ASK | {"messages": next(prompts)}))
             await asyncio.wait({asking, asyncio.create_task(silent.reached.wait())}, return_when="FIRST_COMPLETED")
-        for _ in range(HANG_CHECKS):
+        for _ in range(30):
             await gateway.pool.replicas[0].check()
+        assert not asking.done()  # however often: only time tells
+        monkeypatch.setattr(module, "HANG_SECONDS", 0.0)
+        await gateway.pool.replicas[0].check()
         answer = await asyncio.wait_for(asking, 5)
     assert answer.status_code == 200
+
+
+async def test_only_checks_that_fail_all_the_time_are_a_hang() -> None:
+    engine, clock = StubEngine(), Clock()
+    engine.sick = True
+    async with listening(engine) as url:
+        one = Replica("engine-0", Upstream(url, silence_seconds=5, connect_seconds=5), clock)
+        await one.check()
+        clock.now = HANG_SECONDS - 1
+        assert not one.hangs
+        engine.sick = False
+        await one.check()
+        engine.sick = True
+        await one.check()
+        clock.now += HANG_SECONDS
+        assert one.hangs
+        one.start_over()
+        assert not one.hangs and one.available
+        await one.upstream.close()
 
 
 async def test_a_health_check_brings_an_engine_back() -> None:
