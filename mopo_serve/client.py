@@ -41,10 +41,11 @@ class ClientWatch:
             self._task.cancel()
 
     def __enter__(self) -> "ClientWatch":
-        self._task = asyncio.current_task()
         if self._connection is not None:
+            self._task = asyncio.current_task(self._connection.loop)
             self._connection.on_lost = self._gone
         else:
+            self._task = asyncio.current_task()
             self._watch = asyncio.get_running_loop().create_task(self._wait())
         return self
 

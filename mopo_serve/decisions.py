@@ -4,8 +4,9 @@ The gateway makes a ``Decision`` of every finished completion and gives it to it
 that is switched on.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple, Protocol
+
+from mopo_eval.profiles import Floors
 
 NOBODY = "-"
 """Stands for a key, profile, policy or engine that there is not."""
@@ -25,7 +26,7 @@ class Decision(NamedTuple):
     """Hash of the conversation's id; empty where the request named none."""
     profile: str = NOBODY
     """``policy/<id>`` for a pinned policy; ``-`` where none was named or the request failed before that."""
-    floors: Mapping[str, float] = {}
+    floors: Floors = {}
     """Effective floors: the largest of the organisation's, the key's, the profile's and the request's."""
     policy: str = NOBODY
     """Policy that answered, or would have; ``-`` where none was selected."""

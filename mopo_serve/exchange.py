@@ -3,7 +3,6 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mopo_serve.caller import ANYBODY, Caller, hashed
@@ -65,7 +64,6 @@ class Exchange:
     def decision(self) -> Decision:
         """The finished request."""
         caller, choice = self.caller, self.choice
-        floors: Mapping[str, float] = {} if choice is None else choice.floors
         return Decision(
             request_id=self.request_id.decode("ascii"),
             time=self.at,
@@ -73,7 +71,7 @@ class Exchange:
             user=hashed(caller.user),
             conversation=hashed(caller.conversation),
             profile=self.profile,
-            floors=floors,
+            floors={} if choice is None else choice.floors,
             policy=NOBODY if choice is None else choice.policy,
             share=1.0 if choice is None or choice.share is None else choice.share,
             family=self.version.fingerprint or self.version.routing.identity,

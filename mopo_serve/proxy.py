@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from starlette.types import Message, Receive, Scope, Send
 
 from mopo_serve.access import Access
-from mopo_serve.caller import caller_of
+from mopo_serve.caller import Caller, caller_of
 from mopo_serve.client import ClientLeft, ClientWatch, read_body
 from mopo_serve.decisions import Keeper, Sink
 from mopo_serve.deployment import Deployment
@@ -80,7 +80,7 @@ class CompletionEndpoint:
         if scope["method"] != "POST":
             raise ApiError(405, f"{scope['method']} is not allowed here; use POST", "method_not_allowed", allow="POST")
         key = self.access.key_of(scope["headers"])
-        exchange.caller = exchange.caller._replace(key=key)
+        exchange.caller = Caller(key)
         if self.draining:
             raise unavailable("the gateway is shutting down", "draining")
         if self.keeper is not None and not self.keeper.accepting:
@@ -208,29 +208,32 @@ class _Reply:
         """Send a stream's chunks as they come. The head waits for the first one, so that an early death is a 503."""
         exchange = self._exchange
         events = EventStream(hides_usage=self._request.hides_usage)
+        last = False
         try:
             async for chunk in answer.parts():
-                if data := events.feed(chunk):
-                    await self._part(data, answer)
-            if rest := events.rest():
-                await self._part(rest, answer)
+                data = events.feed(chunk)
+                if last := answer.complete:  # then the end goes out with the last part
+                    data += events.rest()
+                if data or last:
+                    await self._part(data, answer, last=last)
+            if not last:
+                await self._part(events.rest(), answer, last=True)
         finally:
             exchange.tokens = events.tokens
-        if not exchange.answering:
-            raise _elsewhere(unavailable("the engine closed the stream before it began"))
         exchange.status = 200
-        await self._send({"type": "http.response.body", "body": b""})
 
-    async def _part(self, data: bytes, answer: Connection) -> None:
+    async def _part(self, data: bytes, answer: Connection, *, last: bool) -> None:
         exchange = self._exchange
         if not exchange.answering:
+            if not data:
+                raise _elsewhere(unavailable("the engine closed the stream before it began"))
             now = time.perf_counter()
             exchange.first_token = now - exchange.started
             self._metrics.answered.observe(now - self._asked)
             exchange.answering = True
             await self._send(head(200, kept_headers(answer), exchange))
         exchange.keep(data)
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self._send({"type": "http.response.body", "body": data, "more_body": not last})
 
 
 def head(status: int, headers: list[tuple[bytes, bytes]], exchange: Exchange) -> Message:

@@ -3,10 +3,11 @@
 Only ``model`` and ``objective_profile`` are the gateway's; everything else is the engine's and passes through.
 """
 
+import functools
 import json
 import math
+import os
 import re
-import secrets
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -123,7 +124,7 @@ class EngineRequest(NamedTuple):
 
     def body(self, model: str) -> bytes:
         """The client's body with ``model``, an engine's name of a policy, and without what is withheld."""
-        return b"%b%b%b" % (self.before, encode(model), self.after)
+        return b"%b%b%b" % (self.before, _encoded_name(model), self.after)
 
 
 def engine_request(body: dict[str, Any]) -> EngineRequest:
@@ -163,12 +164,18 @@ def encode(value: Any, place: str = "") -> bytes:
         raise _unsendable(value, place) from error
 
 
+@functools.lru_cache(maxsize=1024)
+def _encoded_name(model: str) -> bytes:
+    """JSON of an engine's name of a policy: there are few."""
+    return encode(model)
+
+
 def request_id(headers: list[tuple[bytes, bytes]]) -> bytes:
     """The client's ``x-request-id`` if it is short and plain, otherwise a new one."""
     for name, value in headers:
         if name == b"x-request-id" and SANE_REQUEST_ID.fullmatch(value):
             return value
-    return b"req-" + secrets.token_hex(12).encode("ascii")
+    return b"req-" + os.urandom(12).hex().encode("ascii")
 
 
 def _unsendable(value: Any, place: str) -> Exception:

@@ -130,7 +130,7 @@ class AuditWriter:
                 return  # the next acknowledgement comes back here
             part = [self._unsent.popleft() for _ in range(min(LARGEST_FRAME, len(self._unsent)))]
             self._sent.extend(part)
-            pipe.write(frame([(ordinal, _fields(decision)) for ordinal, decision in part]))
+            pipe.write(frame([(ordinal, tuple(decision)) for ordinal, decision in part]))
 
     async def _start_worker(self) -> None:
         """Start a worker, and give it everything that was not acknowledged."""
@@ -175,8 +175,3 @@ class AuditWriter:
             if not done.done():
                 done.set_result(None)
         self._send()
-
-
-def _fields(decision: Decision) -> tuple[object, ...]:
-    """``decision`` as what can be pickled whatever mapping its floors are."""
-    return tuple(decision._replace(floors=dict(decision.floors)))
