@@ -5,6 +5,7 @@ OpenAI's own description and vLLM's: the gateway passes it through.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -31,6 +32,7 @@ ERRORS = {
     "504": "The engine did not answer in time.",
 }
 USUAL = ("400", "401", "405", "408", "431")
+"""What every route may answer; ``ENGINE``: what one may that asks an engine."""
 ENGINE = ("403", "404", "413", "415", "422", "429", "502", "503", "504")
 STAMPS = {
     "x-request-id": "Names the request in logs, in the audit and for feedback; the client's own if it is plain.",
@@ -40,6 +42,13 @@ CHOICE = {
     "x-mopo-policy": "The policy that answered.",
     "x-mopo-profile": "The profile that was asked for, policy/<id> for a pinned policy, - for none.",
 }
+DRAW = {
+    "x-mopo-feasible": "`false` where a fallback serves that does not hold every floor.",
+    "x-mopo-share": "Of the policy in the mixture that it was drawn from.",
+    "x-mopo-promise": "`average`: the mixture holds its floors over conversations, not in each.",
+}
+TEXT, WHOLE, NAMES = {"type": "string"}, {"type": "integer"}, {"type": "array", "items": {"type": "string"}}
+MAYBE_TEXT, MAYBE_NUMBER = {"type": ["string", "null"]}, {"type": ["number", "null"]}
 
 
 @functools.cache
@@ -60,84 +69,91 @@ def document() -> Schema:
 
 
 def _paths() -> Schema:
-    name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
-    table = {
-        "name": "table",
-        "in": "path",
-        "required": True,
-        "schema": {"enum": ["decisions", "feedback", "events"]},
-    }
-    page = [
-        {"name": field, "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}}
-        for field in ("before", "limit")
-    ]
+    from mopo_serve.audit.schema import TABLES
+
+    model = {"name": "model", "in": "path", "required": True, "schema": TEXT}
+    table = {"name": "table", "in": "path", "required": True, "schema": {"enum": [str(name) for name in TABLES]}}
+    number = {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}
+    page = [{"name": name, "in": "query", "schema": number} for name in ("before", "limit")]
+    administered = ("403", "404", "409")
     return {
         "/v1/models": {"get": _route("Profiles, and policies for keys that may pin one.", "Models")},
-        "/v1/models/{model}": {"get": _route("One of them.", "Model", "404") | {"parameters": [name]}},
-        "/v1/chat/completions": {"post": _completion("Chat", "Answer a conversation.")},
-        "/v1/completions": {"post": _completion("Completion", "Continue a text.")},
+        "/v1/models/{model}": {"get": _route("One of them.", "Model", "404", parameters=[model])},
+        "/v1/chat/completions": {"post": _completion("Answer a conversation.")},
+        "/v1/completions": {"post": _completion("Continue a text.")},
         "/v1/profiles/resolve": {
-            "post": _route("Which policy would serve, and why; generates nothing.", "Resolved", "403", "404", "413")
-            | _body("ResolveBody")
+            "post": _route(
+                "Which policy would serve, and why; generates nothing.", "Resolved", "403", "404", "413",
+                body="ResolveBody", headers=CHOICE,
+            )
         },
         "/v1/feedback": {
-            "post": _route("Judge an earlier answer.", "Stored", "404", "413", "429", "503") | _body("FeedbackBody")
+            "post": _route("Judge an earlier answer.", "Stored", "404", "413", "429", "503", body="FeedbackBody")
         },
         "/v1/audit/{table}": {
-            "get": _route("A page of the audit, newest first; wants a key with the right.", "Rows", "403", "404", "503")
-            | {"parameters": [table, *page]}
+            "get": _route(
+                "A page of the audit, newest first; wants a key with the right.", "Rows", "403", "404", "503",
+                parameters=[table, *page],
+            )
         },
-        "/admin/reload": {"post": _route("Go live with what is on disk.", "Anything", "403", "404", "409")},
+        "/admin/reload": {"post": _route("Go live with what is on disk.", "Anything", *administered)},
         "/admin/rollout": {
             "get": _route("Both versions side by side.", "Anything", "403", "404"),
-            "post": _route("Give a new version a share.", "Anything", "403", "404", "409", "413")
-            | _body("RolloutBody"),
+            "post": _route("Give a new version a share.", "Anything", *administered, "413", body="RolloutBody"),
         },
-        "/admin/rollout/promote": {"post": _route("Make it the only one.", "Anything", "403", "404", "409")},
-        "/admin/rollout/rollback": {"post": _route("Take it back.", "Anything", "403", "404", "409")},
-        "/healthz": {"get": _open("True while the process lives.", "Anything")},
+        "/admin/rollout/promote": {"post": _route("Make it the only one.", "Anything", *administered)},
+        "/admin/rollout/rollback": {"post": _route("Take it back.", "Anything", *administered)},
+        "/healthz": {"get": _open("200 while the process lives.", "Anything")},
         "/readyz": {"get": _open("200 while an engine answers.", "Anything", "503")},
-        "/metrics": {"get": _open("Metrics for Prometheus.", None)},
+        "/metrics": {"get": _open("Metrics for Prometheus.", "Metrics")},
         "/openapi.json": {"get": _route("This document.", "Anything")},
-    }
+    }  # fmt: skip
 
 
-def _route(summary: str, answer: str | None, *errors: str) -> Schema:
-    responses: Schema = {"200": _answer("It worked.", {} if answer is None else {"application/json": _ref(answer)})}
-    for status in sorted({*USUAL, *errors}):
-        responses[status] = _answer(ERRORS[status], {"application/json": _ref("Error")})
-    return {"summary": summary, "responses": responses}
+def _route(
+    summary: str,
+    answer: str,
+    *errors: str,
+    body: str | None = None,
+    parameters: Sequence[Schema] = (),
+    headers: dict[str, str] | None = None,
+) -> Schema:
+    """An operation that answers with the schema ``answer``, or with one of ``errors`` and the usual ones.
 
-
-def _open(summary: str, answer: str | None, *errors: str) -> Schema:
-    route = _route(summary, answer, *errors) | {"security": []}
-    if answer is None:
-        route["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    ``headers`` of a success, by name, are described beside those of every answer.
+    """
+    responses = {"200": _answer("It worked.", answer, STAMPS | (headers or {}))}
+    responses |= {status: _answer(ERRORS[status], "Error", STAMPS) for status in sorted({*USUAL, *errors})}
+    route: Schema = {"summary": summary, "responses": responses}
+    if parameters:
+        route["parameters"] = list(parameters)
+    if body is not None:
+        route["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body)}}}
     return route
 
 
-def _completion(body: str, summary: str) -> Schema:
-    route = _route(summary, "Anything", *ENGINE) | _body(body)
-    done = route["responses"]["200"]
-    done["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-    done["headers"] |= _headers(CHOICE)
+def _open(summary: str, answer: str, *errors: str) -> Schema:
+    """A route that looks at no key."""
+    route = _route(summary, answer, *errors)
+    del route["responses"]["401"]
+    return route | {"security": []}
+
+
+def _completion(summary: str) -> Schema:
+    """A route whose answer is an engine's, whole or as a stream."""
+    route = _route(summary, "Anything", *ENGINE, body="CompletionBody", headers=CHOICE | DRAW)
+    route["responses"]["200"]["content"]["text/event-stream"] = {"schema": TEXT}
     return route
 
 
-def _answer(description: str, content: Schema) -> Schema:
-    return {"description": description, "content": content, "headers": _headers(STAMPS)}
-
-
-def _headers(named: dict[str, str]) -> Schema:
-    return {name: {"description": text, "schema": {"type": "string"}} for name, text in named.items()}
-
-
-def _body(name: str) -> Schema:
-    return {"requestBody": {"required": True, "content": {"application/json": _ref(name)}}}
+def _answer(description: str, name: str, headers: dict[str, str]) -> Schema:
+    described = {header: {"description": text, "schema": TEXT} for header, text in headers.items()}
+    media = "text/plain" if name == "Metrics" else "application/json"
+    return {"description": description, "content": {media: {"schema": _ref(name)}}, "headers": described}
 
 
 def _ref(name: str) -> Schema:
-    return {"schema": {"$ref": f"#/components/schemas/{name}"}}
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _schemas() -> Schema:
@@ -145,53 +161,34 @@ def _schemas() -> Schema:
     from mopo_serve.feedback import FeedbackBody
     from mopo_serve.requests import RequestedProfile, ResolveBody
 
-    models: list[type[BaseModel]] = [RequestedProfile, ResolveBody, FeedbackBody, RolloutBody]
-    _, defined = models_json_schema(
-        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
-    )
+    read: list[type[BaseModel]] = [RequestedProfile, ResolveBody, FeedbackBody, RolloutBody]
+    _, defined = models_json_schema([(model, "validation") for model in read], ref_template=_ref("{model}")["$ref"])
     schemas: Schema = defined["$defs"]
-    profile = {"anyOf": [{"$ref": "#/components/schemas/RequestedProfile"}, {"type": "null"}]}
-    schemas["ResolveBody"]["properties"]["objective_profile"] = profile
-    asked = {"model": {"type": "string", "description": "mopo/<profile>, mopo, or mopo/policy/<id>"}}
-    passed = {"type": "object", "properties": asked | {"objective_profile": profile}, "additionalProperties": True}
-    number = {"type": ["number", "null"]}
+    profile = {"anyOf": [_ref("RequestedProfile"), {"type": "null"}]}
+    schemas["ResolveBody"]["properties"]["objective_profile"] = profile  # taken out before the model reads the rest
+    asked = {"model": TEXT | {"description": "mopo/<profile>, mopo, or mopo/policy/<id>"}, "objective_profile": profile}
+    margins = {"type": "object", "additionalProperties": MAYBE_NUMBER}
+    policy = _object(id=TEXT, margins=margins, meets={"type": "boolean"})
     return schemas | {
-        "Chat": passed | {"required": ["model"]},
-        "Completion": passed | {"required": ["model"]},
+        "CompletionBody": {"type": "object", "properties": asked, "required": ["model"], "additionalProperties": True},
         "Anything": {"type": "object"},
-        "Model": _object(id="string", object="string", created="integer", owned_by="string"),
-        "Models": _object(object="string", data={"type": "array", "items": {"$ref": "#/components/schemas/Model"}}),
-        "Rows": _object(object="string", data={"type": "array", "items": {"type": "object"}}),
-        "Stored": _object(
-            request_id="string",
-            policy="string",
-            profile="string",
-            family="string",
-            stored={"type": "array", "items": {"type": "string"}},
-            kept={"type": "array", "items": {"type": "string"}},
-        ),
+        "Metrics": TEXT,
+        "Model": _object(id=TEXT, object=TEXT, created=WHOLE, owned_by=TEXT),
+        "Models": _object(object=TEXT, data={"type": "array", "items": _ref("Model")}),
+        "Rows": _object(object=TEXT, data={"type": "array", "items": {"type": "object"}}),
+        "Stored": _object(request_id=TEXT, policy=TEXT, profile=TEXT, family=TEXT, stored=NAMES, kept=NAMES),
         "Resolved": _object(
-            policy={"type": ["string", "null"]},
-            feasible="boolean",
-            profile={"type": ["string", "null"]},
+            policy=MAYBE_TEXT,
+            feasible={"type": "boolean"},
+            profile=MAYBE_TEXT,
             floors={"type": "object", "additionalProperties": {"type": "number"}},
-            policies={
-                "type": "array",
-                "items": _object(
-                    id="string", margins={"type": "object", "additionalProperties": number}, meets="boolean"
-                ),
-            },
-            reason="string",
+            policies={"type": "array", "items": policy},
+            reason=TEXT,
         ),
-        "Error": _object(
-            error=_object(
-                message="string", type="string", param={"type": ["string", "null"]}, code={"type": ["string", "null"]}
-            )
-        ),
+        "Error": _object(error=_object(message=TEXT, type=TEXT, param=MAYBE_TEXT, code=MAYBE_TEXT)),
     }
 
 
-def _object(**members: str | Schema) -> Schema:
-    """An object that has at least ``members``, each of them a JSON type or a schema."""
-    properties = {name: {"type": kind} if isinstance(kind, str) else kind for name, kind in members.items()}
-    return {"type": "object", "properties": properties, "required": list(members)}
+def _object(**members: Schema) -> Schema:
+    """The schema of an object that has at least ``members``."""
+    return {"type": "object", "properties": members, "required": list(members)}
