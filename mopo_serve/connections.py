@@ -55,6 +55,10 @@ class GuardedProtocol(HttpToolsProtocol):
             seconds = HEAD_SECONDS if self._in_head else BODY_SECONDS
             self._arrival_timer = self.loop.call_later(seconds, self._too_slow)
 
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn for what is not HTTP."""
+        self._answer(b"400 Bad Request", b"invalid_request", b"this is not a request of HTTP/1.1")
+
     def on_message_begin(self) -> None:
         """Called by the parser."""
         self._in_head, self._head_bytes = True, 0

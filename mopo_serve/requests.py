@@ -4,10 +4,12 @@ Only ``model`` and ``objective_profile`` are the gateway's; everything else is t
 """
 
 import functools
+import itertools
 import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,6 +22,10 @@ WITHHELD = ("cache_salt", "priority")
 """Fields that a client may not set: one reaches into other callers' prefix cache, the other jumps the queue."""
 PROMPTS = ("messages", "prompt")
 """Fields that hold what is asked."""
+LARGEST_PROFILE = 64 * 1024
+"""Bytes of an ``objective_profile``."""
+SEARCHED = 10_000
+"""Entries of a body that are searched for the one that is no JSON, to name it."""
 Model = TypeVar("Model", bound=BaseModel)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -96,7 +102,8 @@ def take_profile(body: dict[str, Any]) -> RequestedProfile | None:
     value = body.pop("objective_profile", None)
     if value is None:
         return None
-    encode(value, "objective_profile")  # numbers and text that are not JSON, with their place
+    if len(encode(value, "objective_profile")) > LARGEST_PROFILE:  # names what is not JSON, with its place
+        raise malformed(f"'objective_profile' is larger than {LARGEST_PROFILE} bytes", "objective_profile")
     return validated(RequestedProfile, value, "objective_profile")
 
 
@@ -179,21 +186,37 @@ def request_id(headers: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def _unsendable(value: Any, place: str) -> Exception:
-    """The error that names the first number or text in ``value`` that JSON cannot carry."""
-    waiting: list[tuple[str, Any]] = [(place, value)]
-    while waiting:
-        where, item = waiting.pop()
+    """The error that names the first number or text in ``value`` that JSON cannot carry, if it is found soon."""
+    for where, item in itertools.islice(_entries(value, place), SEARCHED):
         if isinstance(item, float) and not math.isfinite(item):
             return malformed(f"'{where}' is not a finite number", where)
         if isinstance(item, str) and _has_surrogate(item):
             return malformed(f"'{where}' holds a lone surrogate, which is not Unicode text", where)
-        if isinstance(item, list):
-            waiting += [(f"{where}[{index}]", entry) for index, entry in enumerate(item)]
-        if isinstance(item, dict):
-            if any(_has_surrogate(key) for key in item):
-                return malformed(f"a name in '{where or 'the body'}' holds a lone surrogate", where or None)
-            waiting += [(f"{where}.{key}".strip("."), entry) for key, entry in item.items()]
-    return malformed("the body cannot be written as JSON")
+        if isinstance(item, dict) and any(_has_surrogate(key) for key in item):
+            return malformed(f"a name in '{where or 'the body'}' holds a lone surrogate", where or None)
+    return malformed("the body holds a number that is not finite, or a lone surrogate, which is not Unicode text")
+
+
+def _entries(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Everything in ``value``, itself first, with its place."""
+    waiting = [iter([(place, value)])]
+    while waiting:
+        found = next(waiting[-1], None)
+        if found is None:
+            waiting.pop()
+        else:
+            yield found
+            waiting.append(_inside(*found))
+
+
+def _inside(place: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The entries of ``value`` with their places; none of what is neither an array nor an object."""
+    if isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield f"{place}[{index}]", entry
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            yield f"{place}.{key}".strip("."), entry
 
 
 def _has_surrogate(text: str) -> bool:

@@ -166,8 +166,9 @@ async def test_what_is_not_http_is_400_and_reaches_nobody(head_bytes: bytes) -> 
     engine = StubEngine()
     async with served(engine) as (_, url), connected(url) as client:
         await client.say(head_bytes)
-        answer = await client.rest()
-    assert answer.startswith(b"HTTP/1.1 400") or answer == b""
+        answer_head, _, content = (await client.rest()).partition(b"\r\n\r\n")
+    assert answer_head.startswith(b"HTTP/1.1 400")
+    assert json.loads(content)["error"]["code"] == "invalid_request"
     assert engine.asked == []
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mopo_serve.openai_errors import ApiError
-from mopo_serve.requests import engine_request, parse_body, request_id, take_model, take_profile
+from mopo_serve.requests import SEARCHED, engine_request, parse_body, request_id, take_model, take_profile
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -97,6 +97,7 @@ def test_bytes_that_are_no_json_object_are_refused(raw: bytes) -> None:
         ),
         (b'{"model": "m", "metadata": {"\\udfff": 1}}', "metadata", "surrogate"),
         (b'{"model": "m", "\\udfff": 1}', None, "surrogate"),
+        (b'{"model": "m", "x": [' + b"[]," * SEARCHED + b"NaN]}", None, "finite"),  # not searched to the end
     ],
 )
 def test_a_malformed_body_is_refused_with_the_field_and_the_cause(raw: bytes, param: str | None, said: str) -> None:
@@ -123,6 +124,7 @@ def test_a_malformed_body_is_refused_with_the_field_and_the_cause(raw: bytes, pa
         ('{"on_infeasible": "A B"}', "objective_profile.on_infeasible"),
         ('{"on_infeasible": []}', "objective_profile.on_infeasible"),
         ('"careful"', "objective_profile"),
+        (json.dumps({"floors": {f"k{number}": 0.5 for number in range(10_000)}}), "objective_profile"),
         ("[]", "objective_profile"),
     ],
 )
