@@ -25,8 +25,9 @@ import aiohttp
 import click
 
 from mopo_eval.answers import Question, Sampling, questions
-from mopo_eval.collect import EngineChoice, Missing, collect
+from mopo_eval.collect import Missing, collect
 from mopo_eval.engine import open_engine
+from mopo_eval.engine_choice import EngineChoice, chosen_engines
 from mopo_eval.prompts import read_prompts
 from mopo_train.console import print_table
 from mopo_train.family import PolicyFamily, read_family
@@ -48,14 +49,8 @@ def ours(  # noqa: PLR0913 - what is asked, where
     """As ``mopo-eval run`` asks."""
     with tempfile.TemporaryDirectory() as place:
         began, busy = time.perf_counter(), time.process_time()
-        collect(
-            root,
-            family,
-            missing=Missing(iter(asked), len(asked)),
-            sampling=sampling,
-            choice=EngineChoice(url, concurrency),
-            spool_path=Path(place) / "run" / "answers.jsonl",
-        )
+        with chosen_engines(root, family, EngineChoice(url, concurrency), Path(place) / "engine.log") as engines:
+            collect(engines, Missing(iter(asked), len(asked)), sampling, Path(place) / "run" / "answers.jsonl")
         return _pace(began, busy, len(asked))
 
 

@@ -1,16 +1,15 @@
-"""Asking an engine for the answers of every policy: concurrent, with bounded retries, each answer handed over at once.
+"""What is asked of an engine, and what it answers: ``/v1/chat/completions`` with the policy's id as the model.
 
-Speaks ``/v1/chat/completions`` with the policy's id as the model. Nothing is written here; ``spool`` keeps answers.
+``fleet`` asks many at once; nothing is written here, ``spool`` keeps answers.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
-from mopo_eval.endpoint import Endpoint, error_message, in_flight, post_chat
+from mopo_eval.endpoint import Client
 from mopo_eval.prompts import EvaluationPrompt
 from mopo_train.errors import EngineError
 
@@ -91,28 +90,13 @@ def request_seed(seed: int, prompt_id: str, sample: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-async def ask(
-    endpoint: Endpoint, asked: Iterable[Question], sampling: Sampling, on_answer: Callable[[Answer], None]
-) -> list[Refusal]:
-    """Ask every question, ``concurrency`` at a time, and hand each answer to ``on_answer`` as it comes.
+async def ask(client: Client, question: Question, sampling: Sampling) -> Answer | Refusal:
+    """The outcome of a question: an answer, or that the engine refuses the question for good.
 
-    Returns the questions that the engine refused for good. Raises EngineError when the engine cannot be reached,
-    stays unable after all retries, or answers something other than a chat completion.
+    Raises EngineError when the engine cannot be reached, stays unable after all retries, or answers something other
+    than a chat completion.
     """
-    refused: list[Refusal] = []
-
-    async def work(client: httpx.AsyncClient, question: Question) -> None:
-        outcome = await ask_one(client, endpoint, question, sampling)
-        refused.append(outcome) if isinstance(outcome, Refusal) else on_answer(outcome)
-
-    await in_flight(endpoint, asked, work)
-    return refused
-
-
-async def ask_one(
-    client: httpx.AsyncClient, endpoint: Endpoint, question: Question, sampling: Sampling
-) -> Answer | Refusal:
-    """The outcome of one question. Raises EngineError as `ask`."""
+    endpoint = client.endpoint
     body = {
         "model": question.key.policy,
         "messages": question.messages,
@@ -120,16 +104,15 @@ async def ask_one(
         "max_tokens": sampling.max_tokens,
         "seed": question.seed,
     }
-    response = await post_chat(client, endpoint, body)
-    if response.status_code in (400, 413, 422):
-        return Refusal(question.key, error_message(response))
-    if response.status_code != 200:
+    reply = await client.chat(body)
+    if reply.status in (400, 413, 422):
+        return Refusal(question.key, reply.message)
+    if reply.status != 200:
         raise EngineError(
-            f"the engine at {endpoint.url} answered {response.status_code} for '{question.key.policy}': "
-            f"{error_message(response)}"
+            f"the engine at {endpoint.url} answered {reply.status} for '{question.key.policy}': {reply.message}"
         )
     try:
-        found = response.json()
+        found = reply.json()
         choice, usage = found["choices"][0], found.get("usage") or {}
         return Answer(
             *question.key,
@@ -140,7 +123,7 @@ async def ask_one(
             engine=endpoint.kind,
         )
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise EngineError(f"{endpoint.url} gave no chat completion: {response.text[:200]!r}") from error
+        raise EngineError(f"{endpoint.url} gave no chat completion: {reply.text[:200]!r}") from error
 
 
 def _valid_text(text: str) -> str:

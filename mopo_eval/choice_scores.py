@@ -10,18 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import httpx
-
-from mopo_eval.collect import EngineChoice
-from mopo_eval.endpoint import Endpoint, error_message, in_flight, post
-from mopo_eval.engine import open_engine
+from mopo_eval.endpoint import Client, in_flight
+from mopo_eval.engine_choice import Engines
 from mopo_eval.judges import Judge
 from mopo_eval.judges.choices import ChoiceJudge
 from mopo_eval.prompts import EvaluationPrompt
 from mopo_eval.spool import open_spool, scan_spool
 from mopo_train.console import progress
 from mopo_train.errors import EngineError, JudgeError
-from mopo_train.family import PolicyFamily, base_model_path
+from mopo_train.family import base_model_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,14 +26,6 @@ if TYPE_CHECKING:
 CHOICES = "choices.jsonl"
 ChoiceTable = Mapping[tuple[str, str], tuple[float, ...]]
 """By policy and prompt id: log-probability in nats of each of a prompt's references, then of its incorrect answers."""
-
-
-class ChoicePlan(NamedTuple):
-    """What multiple choice needs."""
-
-    prompts: Sequence[EvaluationPrompt]
-    judges: Mapping[str, Judge]
-    engine: EngineChoice
 
 
 class ChoiceScores(NamedTuple):
@@ -63,38 +52,36 @@ class Scored(NamedTuple):
         return hashlib.sha256(json.dumps(list(self)).encode()).hexdigest()[:16]
 
 
-def choice_scores(root: Path, family: PolicyFamily, plan: ChoicePlan, directory: Path) -> ChoiceTable:
-    """The scores of every policy and prompt, where a judge of ``plan`` needs them; what is on disk is not asked again.
+def choice_scores(
+    engines: Engines, prompts: Sequence[EvaluationPrompt], judges: Mapping[str, Judge], directory: Path
+) -> ChoiceTable:
+    """The scores of every policy and prompt, where one of ``judges`` needs them; what is on disk is not asked again.
 
     Raises JudgeError for judges that want different templates and prompts without choices, EngineError.
     """
-    templates = {judge.template for judge in plan.judges.values() if isinstance(judge, ChoiceJudge)}
+    templates = {judge.template for judge in judges.values() if isinstance(judge, ChoiceJudge)}
     if not templates:
         return {}
     if len(templates) > 1:
         raise JudgeError("the multiple-choice judges name different templates; give all of them one.")
     from mopo_train.policy.models import load_tokenizer
 
-    tokenizer = load_tokenizer(base_model_path(root, family))
-    scored = {prompt.id: encode_choices(tokenizer, prompt, next(iter(templates))) for prompt in plan.prompts}
+    tokenizer = load_tokenizer(base_model_path(engines.root, engines.family))
+    scored = {prompt.id: encode_choices(tokenizer, prompt, next(iter(templates))) for prompt in prompts}
     keys = {prompt: what.key for prompt, what in scored.items()}
     found: dict[tuple[str, str], tuple[float, ...]] = {}
     for path in _kept(directory):
         for _, row in scan_spool(path, ChoiceScores):
             if keys.get(row.prompt_id) == row.key:
                 found[row.policy, row.prompt_id] = tuple(row.logprobs)
-    wanted = [(policy.id, prompt.id) for policy in family.policies for prompt in plan.prompts]
+    wanted = [(policy.id, prompt.id) for policy in engines.family.policies for prompt in prompts]
     if missing := [pair for pair in wanted if pair not in found]:
         path = directory / CHOICES
-        with (
-            open_spool(path) as spool,
-            open_engine(plan.engine.name, root, family, log=directory / "engine.log") as engine,
-            progress(f"choices ({engine.kind})", len(missing)) as line,
-        ):
-            endpoint = Endpoint(engine.url, engine.kind, plan.engine.concurrency, plan.engine.patience)
+        with open_spool(path) as spool, progress("choices", len(missing)) as line:
+            endpoint = engines.endpoints()[0]
 
-            async def work(client: httpx.AsyncClient, pair: tuple[str, str]) -> None:
-                logprobs = await _score(client, endpoint, pair, scored[pair[1]])
+            async def work(client: Client, pair: tuple[str, str]) -> None:
+                logprobs = await _score(client, pair, scored[pair[1]])
                 spool.append(ChoiceScores(*pair, keys[pair[1]], logprobs))
                 found[pair] = tuple(logprobs)
                 line.advance()
@@ -145,18 +132,18 @@ def _shared(context: Sequence[int], whole: Sequence[int]) -> int:
     return max(1, same)  # nothing predicts the first token
 
 
-async def _score(client: httpx.AsyncClient, endpoint: Endpoint, pair: tuple[str, str], scored: Scored) -> list[float]:
+async def _score(client: Client, pair: tuple[str, str], scored: Scored) -> list[float]:
     """Log-probability of each choice. Raises EngineError."""
     body = {"model": pair[0], "prompt": scored.tokens, "echo": True, "logprobs": 1, "max_tokens": 0, "temperature": 0}
-    response = await post(client, endpoint, "/v1/completions", body)
-    if response.status_code != 200:
+    reply = await client.post("/v1/completions", body)
+    if reply.status != 200:
         raise EngineError(
-            f"the engine at {endpoint.url} gave no log-probabilities for prompt '{pair[1]}' ({response.status_code}: "
-            f"{error_message(response).rstrip('.')}); multiple choice needs /v1/completions with 'echo', which vLLM "
+            f"the engine at {client.endpoint.url} gave no log-probabilities for prompt '{pair[1]}' ({reply.status}: "
+            f"{reply.message.rstrip('.')}); multiple choice needs /v1/completions with 'echo', which vLLM "
             "and the embedded engine have."
         )
     try:
-        choices = sorted(response.json()["choices"], key=lambda choice: int(choice["index"]))
+        choices = sorted(reply.json()["choices"], key=lambda choice: int(choice["index"]))
         found = [choice["logprobs"]["token_logprobs"] for choice in choices]
         return [
             sum(map(float, each[begin : len(tokens)]))
@@ -164,6 +151,6 @@ async def _score(client: httpx.AsyncClient, endpoint: Endpoint, pair: tuple[str,
         ]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise EngineError(
-            f"{endpoint.url} gave no log-probabilities of prompts: {response.text[:200]!r}; multiple choice needs "
+            f"{client.endpoint.url} gave no log-probabilities of prompts: {reply.text[:200]!r}; multiple choice needs "
             "/v1/completions with 'echo' and 'logprobs'."
         ) from error

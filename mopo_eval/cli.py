@@ -19,7 +19,7 @@ from mopo_train.executor.cluster import Cluster
 from mopo_train.family import PolicyFamily, check_adapters, read_family
 
 if TYPE_CHECKING:
-    from mopo_eval.collect import EngineChoice
+    from mopo_eval.engine_choice import EngineChoice
     from mopo_eval.evaluation import RunSummary
     from mopo_eval.figures import Rate
     from mopo_eval.measure import Measurement, Plan
@@ -248,7 +248,7 @@ def refine(root: Path, floors: tuple[str, ...], as_json: bool, **options: Any) -
     All certified bounds then share their error among every policy that this search could have tried. A killed search
     continues; floors that are out of reach are an error that names the best attained value.
     """
-    from mopo_eval.collect import EngineChoice
+    from mopo_eval.engine_choice import EngineChoice
     from mopo_eval.refine.command import Request, refinement_json
     from mopo_eval.refine.command import refine as find
     from mopo_train.family import parse_floors
@@ -319,7 +319,7 @@ def _plan(family: PolicyFamily, options: dict[str, Any]) -> "Plan":
 
 def _engine(options: dict[str, Any]) -> "EngineChoice":
     """The engines that the options of ``run`` ask for. Raises click.UsageError for a mixture of kinds."""
-    from mopo_eval.collect import EngineChoice
+    from mopo_eval.engine_choice import EngineChoice
 
     name, *more = options["engines"]
     running = [engine.startswith(("http://", "https://")) for engine in options["engines"]]

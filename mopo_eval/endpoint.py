@@ -1,16 +1,18 @@
 """Requests to an OpenAI-compatible endpoint: many in flight, each repeated while its failure may pass.
 
-What is asked and what becomes of the answers is for ``answers`` and ``judges``.
+Through aiohttp: for each request httpx spends five times its processor time (``benchmarks/evaluation.py``). What is
+asked and what becomes of the answers is for ``answers`` and ``judges``.
 """
 
 import asyncio
+import json
 import random
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-import httpx
+import aiohttp
 
 from mopo_train.errors import EngineError
 
@@ -19,7 +21,7 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 """Never behind a proxy of the environment."""
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 LONGEST_WAIT = 30.0
-TIMEOUT = httpx.Timeout(connect=10.0, read=600.0, write=60.0, pool=None)
+TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=600.0)
 """Seconds. A CPU engine with a full queue may take minutes over one answer."""
 
 
@@ -43,20 +45,103 @@ class Endpoint(NamedTuple):
     """Sent as a bearer token."""
 
 
-async def in_flight(
-    endpoint: Endpoint, items: Iterable[Item], work: Callable[[httpx.AsyncClient, Item], Awaitable[None]]
-) -> None:
-    """Do ``work`` on every item, ``endpoint.concurrency`` at a time. Raises what the first failing one raises."""
-    waiting = iter(items)
+class Reply(NamedTuple):
+    """What came back, read whole."""
 
-    certificates = httpx.create_ssl_context(trust_env=_proxied(endpoint))
+    status: int
+    body: bytes
+    retry_after: str = ""
+
+    @property
+    def text(self) -> str:
+        """The body for people."""
+        return self.body.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """The body as a program reads it. Raises ValueError."""
+        return json.loads(self.body)
+
+    @property
+    def message(self) -> str:
+        """That of an OpenAI-shaped error, or the beginning of the body."""
+        try:
+            found = self.json()
+            error = found.get("error", found) if isinstance(found, dict) else found
+            return str(error["message"])[:300]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return self.text[:300]
+
+    @property
+    def wait(self) -> float:
+        """Seconds that the endpoint asks to wait; 0 if it does not say, or says it as a date."""
+        try:
+            return max(0.0, float(self.retry_after))
+        except ValueError:
+            return 0.0
+
+
+class Client:
+    """Asks an endpoint, of one event loop; opens connections when they are needed, and closes them at the end."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._session: aiohttp.ClientSession | None = None
+
+    async def chat(self, body: dict[str, Any]) -> Reply:
+        """As ``post``, of a chat completion."""
+        return await self.post("/v1/chat/completions", body)
+
+    async def post(self, path: str, body: dict[str, Any]) -> Reply:
+        """The first reply that is not worth a retry. Raises EngineError after the last attempt."""
+        patience, problem = self.endpoint.patience, ""
+        for attempt in range(patience.attempts):
+            wait = 0.0
+            try:
+                reply = await self._post(path, body)
+                if reply.status not in RETRIED:
+                    return reply
+                problem, wait = f"it answered {reply.status}: {reply.message}", reply.wait
+            except (aiohttp.ClientError, TimeoutError) as error:  # no connection, cut connection, timeout
+                problem = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
+            if attempt + 1 < patience.attempts:
+                backoff = patience.first_wait * 2**attempt * random.uniform(0.5, 1.0)
+                await asyncio.sleep(min(LONGEST_WAIT, max(wait, backoff)))
+        raise EngineError(f"the engine at {self.endpoint.url} failed {patience.attempts} times in a row; {problem}")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _post(self, path: str, body: dict[str, Any]) -> Reply:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),  # whoever asks decides how many are in flight
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=TIMEOUT,
+                headers={"authorization": f"Bearer {self.endpoint.key}"} if self.endpoint.key else None,
+                proxy=_proxy(self.endpoint.url),
+            )
+        async with self._session.post(self.endpoint.url + path, json=body, allow_redirects=False) as response:
+            return Reply(response.status, await response.read(), response.headers.get("retry-after", ""))
+
+
+def _proxy(url: str) -> str | None:
+    """That of the environment; aiohttp's own ``trust_env`` would take passwords from ~/.netrc, too."""
+    parts = urlsplit(url)
+    if parts.hostname in LOOPBACK or proxy_bypass(parts.netloc):
+        return None
+    proxies = getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+async def in_flight(endpoint: Endpoint, items: Iterable[Item], work: Callable[[Client, Item], Awaitable[None]]) -> None:
+    """Do ``work`` on every item, ``endpoint.concurrency`` at a time. Raises what the first failing one raises."""
+    client, waiting = Client(endpoint), iter(items)
 
     async def worker() -> None:
-        # One client, with one connection, per worker: a shared pool looks through all connections for every request,
-        # which at 32 in flight costs three times the processor time.
-        async with open_client(endpoint, certificates) as client:
-            for item in waiting:  # shared by the workers: each item is taken once
-                await work(client, item)
+        for item in waiting:  # shared by the workers: each item is taken once
+            await work(client, item)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -64,85 +149,5 @@ async def in_flight(
                 group.create_task(worker())
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None  # the others failed for the same reason
-
-
-def open_client(endpoint: Endpoint, certificates: ssl.SSLContext | None = None) -> httpx.AsyncClient:
-    """A client for ``endpoint``; ``certificates``: loaded once for many clients."""
-    proxied = _proxied(endpoint)
-    return httpx.AsyncClient(
-        base_url=endpoint.url,
-        timeout=TIMEOUT,
-        verify=certificates or httpx.create_ssl_context(trust_env=proxied),
-        trust_env=proxied,
-        headers={"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {},
-    )
-
-
-class Clients:
-    """Clients of an engine that are not in use: one for each request in flight, see `in_flight`."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        self._certificates = httpx.create_ssl_context(trust_env=_proxied(endpoint))
-        self._idle: list[httpx.AsyncClient] = []
-
-    @asynccontextmanager
-    async def one(self) -> AsyncIterator[httpx.AsyncClient]:
-        """A client for one request."""
-        client = self._idle.pop() if self._idle else open_client(self.endpoint, self._certificates)
-        try:
-            yield client
-        finally:
-            self._idle.append(client)
-
-    async def close(self) -> None:
-        """Close those that are idle."""
-        for client in self._idle:
-            await client.aclose()
-        self._idle.clear()
-
-
-def _proxied(endpoint: Endpoint) -> bool:
-    return httpx.URL(endpoint.url).host not in LOOPBACK
-
-
-async def post_chat(client: httpx.AsyncClient, endpoint: Endpoint, body: dict[str, Any]) -> httpx.Response:
-    """As ``post``, of a chat completion."""
-    return await post(client, endpoint, "/v1/chat/completions", body)
-
-
-async def post(client: httpx.AsyncClient, endpoint: Endpoint, path: str, body: dict[str, Any]) -> httpx.Response:
-    """The first response that is not worth a retry. Raises EngineError after the last attempt."""
-    patience, problem = endpoint.patience, ""
-    for attempt in range(patience.attempts):
-        wait = 0.0
-        try:
-            response = await client.post(path, json=body)
-            if response.status_code not in RETRIED:
-                return response
-            problem = f"it answered {response.status_code}: {error_message(response)}"
-            wait = _retry_after(response)
-        except httpx.TransportError as error:  # no connection, cut connection, timeout
-            problem = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
-        if attempt + 1 < patience.attempts:
-            backoff = patience.first_wait * 2**attempt * random.uniform(0.5, 1.0)
-            await asyncio.sleep(min(LONGEST_WAIT, max(wait, backoff)))
-    raise EngineError(f"the engine at {endpoint.url} failed {patience.attempts} times in a row; {problem}")
-
-
-def _retry_after(response: httpx.Response) -> float:
-    """Seconds that the engine asks to wait; 0 if it does not say, or says it as a date."""
-    try:
-        return max(0.0, float(response.headers.get("retry-after", "0")))
-    except ValueError:
-        return 0.0
-
-
-def error_message(response: httpx.Response) -> str:
-    """The message of an OpenAI-shaped error, or the beginning of the body."""
-    try:
-        found = response.json()
-        error = found.get("error", found) if isinstance(found, dict) else found
-        return str(error["message"])[:300]
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return response.text[:300]
+    finally:
+        await client.close()

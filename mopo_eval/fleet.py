@@ -1,4 +1,4 @@
-"""Several engines at once: each is asked what comes next, and what it cannot answer goes to the others.
+"""Asking engines: each is asked what comes next, many at once, and what it cannot answer goes to the others.
 
 An engine that fails for good leaves its questions to the rest. A worker that is lost, since its machine died, took what
 was in flight with it: that is asked again, and nothing else.
@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from mopo_eval.answers import Answer, Question, Refusal, Sampling, ask_one
-from mopo_eval.endpoint import Clients, Endpoint
+from mopo_eval.answers import Answer, Question, Refusal, Sampling, ask
+from mopo_eval.endpoint import Client, Endpoint
 from mopo_train.console import say
 from mopo_train.errors import EngineError
 
@@ -43,21 +43,19 @@ class LocalAsker:
     """An engine that is asked from here."""
 
     def __init__(self, endpoint: Endpoint, sampling: Sampling) -> None:
-        self.name, self._endpoint, self._sampling = endpoint.url, endpoint, sampling
-        self._clients = Clients(endpoint)
+        self.name, self._client, self._sampling = endpoint.kind, Client(endpoint), sampling
 
     async def answer(self, question: Question) -> Answer | Refusal:
         """As `Asker`."""
-        async with self._clients.one() as client:
-            return await ask_one(client, self._endpoint, question, self._sampling)
+        return await ask(self._client, question, self._sampling)
 
     async def close(self) -> None:
         """As `Asker`."""
-        await self._clients.close()
+        await self._client.close()
 
 
 class Fleet:
-    """Engines that share the questions."""
+    """Engines that share the questions; one of them is a fleet, too."""
 
     def __init__(self, askers: Sequence[Asker], concurrency: int, on_answer: Callable[[Answer], None]) -> None:
         """``concurrency`` questions in flight at each engine; ``on_answer`` is told every answer as it comes."""
@@ -68,9 +66,14 @@ class Fleet:
         self._failure: EngineError | None = None
 
     async def ask(self, asked: Iterable[Question]) -> list[Refusal]:
-        """Ask every question; returns those that were refused for good. Raises EngineError when no engine is left."""
+        """Ask every question; returns those that were refused for good.
+
+        Raises EngineError when no engine is left, and what ``on_answer`` raises.
+        """
         try:
             await self._ask(iter(asked))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None  # the others failed for the same reason
         finally:
             await asyncio.gather(*(asker.close() for asker in self._askers))
         return self._refused

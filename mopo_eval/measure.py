@@ -15,8 +15,9 @@ import numpy as np
 
 from mopo_eval.answer_store import AnswerStore, Grid, Tally
 from mopo_eval.answers import Sampling, question_of
-from mopo_eval.choice_scores import ChoicePlan, choice_scores
-from mopo_eval.collect import EngineChoice, Missing, collect
+from mopo_eval.choice_scores import choice_scores
+from mopo_eval.collect import Missing, collect
+from mopo_eval.engine_choice import EngineChoice, Engines, chosen_engines
 from mopo_eval.estimates import ScoreTable, make_scorecards
 from mopo_eval.evaluation import (
     JUDGEMENTS,
@@ -67,11 +68,6 @@ class Plan:
     """Measure even on prompts that the family was trained on."""
 
     @property
-    def choices(self) -> ChoicePlan:
-        """What multiple choice needs of the engine."""
-        return ChoicePlan(self.prompts, self.judges, self.engine)
-
-    @property
     def fingerprints(self) -> dict[str, str]:
         """What each judge is, by objective."""
         return {objective: judge.fingerprint for objective, judge in self.judges.items()}
@@ -98,8 +94,9 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
     directory, policies = root / "evaluation" / run, [policy.id for policy in family.policies]
     grid = Grid(policies, [prompt.id for prompt in plan.prompts], plan.sampling.samples)
     with find_answers(root, run, grid, plan.engine.accepts) as store:
-        reused = _complete(store, root, family, plan, directory)
-        choices = choice_scores(root, family, plan.choices, directory)
+        with chosen_engines(root, family, plan.engine, directory / "engine.log") as engines:
+            reused = _complete(store, engines, plan, directory)
+            choices = choice_scores(engines, plan.prompts, plan.judges, directory)
         docket = Docket(
             store,
             {prompt.id: prompt for prompt in plan.prompts},
@@ -199,7 +196,7 @@ def _withheld(family: PolicyFamily, front: Sequence[str]) -> list[str]:
     ]
 
 
-def _complete(store: AnswerStore, root: Path, family: PolicyFamily, plan: Plan, directory: Path) -> int:
+def _complete(store: AnswerStore, engines: Engines, plan: Plan, directory: Path) -> int:
     """Get the answers that ``store`` lacks, and say how many were there already."""
     grid, reused = store.grid, store.count
     if reused:
@@ -207,13 +204,13 @@ def _complete(store: AnswerStore, root: Path, family: PolicyFamily, plan: Plan, 
         say(f"reusing {reused} of {grid.size} answers, which an earlier run got ({kinds}; {where})")
     if reused < grid.size:
         if not plan.allow_trained:
-            _refuse_trained(family, plan.prompts)
+            _refuse_trained(engines.family, plan.prompts)
         spool = directory / SPOOL
         note = store.add_spool(spool, directory.name, plan.engine.accepts)
         prompts, places = {prompt.id: prompt for prompt in plan.prompts}, store.missing()
         asked = (question_of(grid.key(place), prompts, plan.sampling) for place in places)
         missing = Missing(asked, grid.size - reused, note)
-        collect(root, family, missing=missing, sampling=plan.sampling, choice=plan.engine, spool_path=spool)
+        collect(engines, missing, plan.sampling, spool)
     return reused
 
 

@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mopo_eval.answers import Answer, Question, Refusal, Sampling, ask_one
-from mopo_eval.endpoint import Clients, Endpoint, Patience
+from mopo_eval.answers import Answer, Question, Refusal, Sampling, ask
+from mopo_eval.endpoint import Client, Endpoint, Patience
 from mopo_eval.engine import open_engine
 from mopo_eval.fleet import Lost
 from mopo_train import __version__
@@ -42,14 +42,14 @@ class Worker:
         self._assignment = assignment
         self._stack = ExitStack()
         self._opening = asyncio.Lock()
-        self._clients: Clients | None = None
+        self._client: Client | None = None
 
     async def open(self) -> str:
         """Attach to the engine or start it, once; returns its kind. Raises EngineError, ClusterError."""
         async with self._opening:
-            if self._clients is None:
-                self._clients = Clients(await asyncio.to_thread(self._open))
-        return self._clients.endpoint.kind
+            if self._client is None:
+                self._client = Client(await asyncio.to_thread(self._open))
+        return self._client.endpoint.kind
 
     def _open(self) -> Endpoint:
         asked = self._assignment
@@ -65,14 +65,13 @@ class Worker:
     async def answer(self, question: Question) -> Answer | Refusal:
         """The outcome of a question. Raises EngineError."""
         await self.open()
-        assert self._clients is not None
-        async with self._clients.one() as client:
-            return await ask_one(client, self._clients.endpoint, question, self._assignment.sampling)
+        assert self._client is not None
+        return await ask(self._client, question, self._assignment.sampling)
 
     async def close(self) -> None:
         """End an engine that was started."""
-        if self._clients is not None:
-            await self._clients.close()
+        if self._client is not None:
+            await self._client.close()
         await asyncio.to_thread(self._stack.close)
 
 

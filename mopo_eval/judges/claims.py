@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
 import numpy as np
 
-from mopo_eval.endpoint import Endpoint, in_flight
+from mopo_eval.endpoint import Client, in_flight
 from mopo_eval.judges.case import UNREADABLE, Case, OnJudgement, conversation_text
 from mopo_eval.judges.claim_model import CONTRADICTED, KINDS, SUPPORTED, UNSUPPORTED, ClaimModel, fit_claim_model
 from mopo_eval.judges.fingerprint import of_files, of_settings
@@ -118,25 +117,24 @@ class LlmClaims(NamedTuple):
         claims = _open(self.name, cases, on_judgement)
         found: dict[int, dict[int, Claim]] = {}
         wanted = {index: [place for place, (of, _) in enumerate(claims) if of == index] for index, _ in claims}
-        endpoint = self.llm.endpoint()
 
-        async def work(client: httpx.AsyncClient, place: int) -> None:
+        async def work(client: Client, place: int) -> None:
             index, text = claims[place]
-            found.setdefault(index, {})[place] = await self._check(client, endpoint, cases[index], text)
+            found.setdefault(index, {})[place] = await self._check(client, cases[index], text)
             if len(found[index]) == len(wanted[index]):
                 on_judgement(index, judgement_of([found[index][at] for at in wanted[index]]))
 
         try:
-            asyncio.run(in_flight(endpoint, range(len(claims)), work))
+            asyncio.run(in_flight(self.llm.endpoint(), range(len(claims)), work))
         except EngineError as error:
             raise JudgeError(f"judge '{self.name}': {error}") from error
 
-    async def _check(self, client: httpx.AsyncClient, endpoint: Endpoint, case: Case, claim: str) -> Claim:
+    async def _check(self, client: Client, case: Case, claim: str) -> Claim:
         told = (
             f"# Question\n{conversation_text(case.prompt)}\n\n# Known to be true\n{_listed(case.references)}\n\n"
             f"# Known to be false\n{_listed(case.incorrect)}\n\n# Statement\n{claim}"
         )
-        verdict = await self.llm.verdict(client, endpoint, TASK, told, KINDS, case.where)
+        verdict = await self.llm.verdict(client, TASK, told, KINDS, case.where)
         if verdict is None:
             return Claim(claim, UNREADABLE, 0.0)
         return Claim(claim, verdict.choice, verdict.probabilities[SUPPORTED])

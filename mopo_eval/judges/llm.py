@@ -13,9 +13,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-import httpx
-
-from mopo_eval.endpoint import Endpoint, Patience, error_message, in_flight, post_chat
+from mopo_eval.endpoint import Client, Endpoint, Patience, in_flight
 from mopo_eval.judges.case import UNREADABLE, Case, OnJudgement, conversation_text
 from mopo_eval.judges.fingerprint import of_settings
 from mopo_eval.judges.verdict import Verdict, read_verdict
@@ -82,14 +80,13 @@ class LlmJudge(NamedTuple):
 
     def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
         """Every judgement as it comes. Raises JudgeError and EngineError."""
-        endpoint = self.endpoint()
 
-        async def work(client: httpx.AsyncClient, index: int) -> None:
+        async def work(client: Client, index: int) -> None:
             decide = self._compare if self.compares else self._grade
-            on_judgement(index, await decide(client, endpoint, cases[index]))
+            on_judgement(index, await decide(client, cases[index]))
 
         try:
-            asyncio.run(in_flight(endpoint, range(len(cases)), work))
+            asyncio.run(in_flight(self.endpoint(), range(len(cases)), work))
         except EngineError as error:
             raise JudgeError(f"judge '{self.name}': {error}") from error
 
@@ -100,17 +97,17 @@ class LlmJudge(NamedTuple):
             raise JudgeError(f"judge '{self.name}' needs its endpoint's key in the variable {self.key_variable}.")
         return Endpoint(self.url, "judge", self.concurrency, self.patience, key)
 
-    async def _grade(self, client: httpx.AsyncClient, endpoint: Endpoint, case: Case) -> Judgement:
+    async def _grade(self, client: Client, case: Case) -> Judgement:
         scale = self.settings.scale
         grades = [str(grade) for grade in range(1, scale + 1)]
         told = f"# Conversation\n{conversation_text(case.prompt)}\n\n# Answer\n{case.response}{_references(case)}"
-        verdict = await self.verdict(client, endpoint, self._task(), told, grades, case.where)
+        verdict = await self.verdict(client, self._task(), told, grades, case.where)
         if verdict is None:
             return Judgement(0.0, UNREADABLE, f"no verdict in {TRIES} tries")
         expected = sum(probability * (int(grade) - 1) for grade, probability in verdict.probabilities.items())
         return Judgement(expected / (scale - 1), verdict.choice, verdict.reason)
 
-    async def _compare(self, client: httpx.AsyncClient, endpoint: Endpoint, case: Case) -> Judgement:
+    async def _compare(self, client: Client, case: Case) -> Judgement:
         if case.baseline is None:
             raise JudgeError(
                 f"judge '{self.name}' on {case.where}: nothing to compare with; 'compare' needs the reference policy's "
@@ -125,7 +122,7 @@ class LlmJudge(NamedTuple):
                 f"# Conversation\n{conversation_text(case.prompt)}\n\n# Answer A\n{first}\n\n# Answer B\n{second}"
                 f"{_references(case)}"
             )
-            verdict = await self.verdict(client, endpoint, self._task(), told, (FIRST, SECOND, TIE), case.where)
+            verdict = await self.verdict(client, self._task(), told, (FIRST, SECOND, TIE), case.where)
             if verdict is None:
                 return Judgement(0.5, UNREADABLE, f"no verdict in {TRIES} tries")
             wins.append(verdict.probabilities[ours] + 0.5 * verdict.probabilities[TIE])
@@ -140,7 +137,7 @@ class LlmJudge(NamedTuple):
         return _TASKS[self.settings.mode].format(rubric=self.settings.rubric, scale=self.settings.scale)
 
     async def verdict(  # noqa: PLR0913 - what is asked, of whom
-        self, client: httpx.AsyncClient, endpoint: Endpoint, task: str, told: str, choices: Sequence[str], where: str
+        self, client: Client, task: str, told: str, choices: Sequence[str], where: str
     ) -> Verdict | None:
         """The first verdict on ``told`` that can be read within `TRIES`; ``task`` goes before it. Raises JudgeError."""
         settings = self.settings
@@ -156,17 +153,14 @@ class LlmJudge(NamedTuple):
             body["response_format"] = {"type": "json_schema", "json_schema": _schema(choices)}
         for attempt in range(TRIES):
             seed = settings.seed * TRIES + attempt
-            response = await post_chat(client, endpoint, body | {"seed": seed})
-            if response.status_code != 200:
-                raise JudgeError(
-                    f"judge '{self.name}' on {where}: {self.url} answered {response.status_code}: "
-                    f"{error_message(response)}"
-                )
+            reply = await client.chat(body | {"seed": seed})
+            if reply.status != 200:
+                raise JudgeError(f"judge '{self.name}' on {where}: {self.url} answered {reply.status}: {reply.message}")
             try:
-                verdict = read_verdict(response.json()["choices"][0], choices)
+                verdict = read_verdict(reply.json()["choices"][0], choices)
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise JudgeError(
-                    f"judge '{self.name}': {self.url} gave no chat completion: {response.text[:200]!r}"
+                    f"judge '{self.name}': {self.url} gave no chat completion: {reply.text[:200]!r}"
                 ) from error
             if verdict is not None:
                 return verdict

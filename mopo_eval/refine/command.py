@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mopo_eval.answers import Answer
-from mopo_eval.collect import EngineChoice
+from mopo_eval.engine_choice import EngineChoice
 from mopo_eval.evaluation import SPOOL, RunSummary, read_responses, run_name
 from mopo_eval.judges import Judge, load_judges, read_judges
 from mopo_eval.measure import Plan, measure

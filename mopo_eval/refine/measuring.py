@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mopo_eval.answers import Answer, questions
-from mopo_eval.choice_scores import choice_scores
-from mopo_eval.collect import EngineChoice, Missing, collect
+from mopo_eval.choice_scores import ChoiceTable, choice_scores
+from mopo_eval.collect import Missing, collect
+from mopo_eval.engine_choice import EngineChoice, Engines, chosen_engines
 from mopo_eval.estimates import FloatArray, ScoreTable, make_scorecards
 from mopo_eval.evaluation import read_responses
 from mopo_eval.judging import Docket, judged
@@ -49,10 +50,12 @@ class Bench:
     def measure(self, candidate: Candidate) -> Look:
         """Make and measure ``candidate``. Raises as `collect` and `extend_family` do."""
         policy = self._make(candidate)
-        answers = self._answers(policy)
+        with chosen_engines(self.root, self._alone(policy), self.asked.engine, self.work / "engine.log") as engines:
+            answers = self._answers(policy.id, engines)
+            choices = choice_scores(engines, self.plan.prompts, self.plan.judges, self.work)
         self.made[policy.id] = policy
         known = self.results.table
-        scores = np.concatenate([known.scores, self._scores(answers)[None]])  # (P + 1, K, N, S)
+        scores = np.concatenate([known.scores, self._scores(answers, choices)[None]])  # (P + 1, K, N, S)
         look = self._looks(ScoreTable([*known.policies, policy.id], known.objectives, scores))[policy.id]
         told = ", ".join(f"{name} {margin + self.asked.floors[name]:.3f}" for name, margin in look.margins.items())
         verdict = "holds" if look.holds else "does not hold"
@@ -110,36 +113,29 @@ class Bench:
     def _spool(self, policy: str) -> Path:
         return self.work / f"{policy}.answers.jsonl"
 
-    def _answers(self, policy: Policy) -> list[Answer]:
+    def _answers(self, policy: str, engines: Engines) -> list[Answer]:
         """Of ``policy``, in the order of prompts and samples; those that are not kept yet are asked for."""
-        spool = self._spool(policy.id)
+        spool = self._spool(policy)
         kept = {answer.key: answer for answer in read_spool(spool, Answer)}
-        wanted = list(questions([policy.id], self.plan.prompts, self.plan.sampling))
+        wanted = list(questions([policy], self.plan.prompts, self.plan.sampling))
         missing = [question for question in wanted if question.key not in kept]
         if missing:
-            collect(
-                self.root,
-                self._alone(policy.id, policy),
-                missing=Missing(missing, len(missing), lambda answer, _: kept.update({answer.key: answer})),
-                sampling=self.plan.sampling,
-                choice=self.asked.engine,
-                spool_path=spool,
-            )
+            wanting = Missing(missing, len(missing), lambda answer, _: kept.update({answer.key: answer}))
+            collect(engines, wanting, self.plan.sampling, spool)
         return [kept[question.key] for question in wanted]
 
-    def _alone(self, name: str, policy: Policy | None = None) -> PolicyFamily:
-        """A family of the reference and the candidate called ``name``."""
-        made = policy or self.made[name]
-        return self.family.model_copy(update={"policies": [self.family.policy(REFERENCE), made]})
+    def _alone(self, policy: Policy) -> PolicyFamily:
+        """A family of the reference and ``policy``."""
+        return self.family.model_copy(update={"policies": [self.family.policy(REFERENCE), policy]})
 
-    def _scores(self, answers: list[Answer]) -> FloatArray:
+    def _scores(self, answers: list[Answer], choices: ChoiceTable) -> FloatArray:
         """(K, N, S) of the ``answers`` of one policy; judges that compare see the reference's answers too."""
         baselines = {(answer.prompt_id, answer.sample): answer.response for answer in self.reference}
         docket = Docket(
             answers,
             {prompt.id: prompt for prompt in self.plan.prompts},
             lambda place: baselines.get((answers[place].prompt_id, answers[place].sample)),
-            choice_scores(self.root, self._alone(answers[0].policy), self.plan.choices, self.work),
+            choices,
         )
         rows = [row for _, some in judged(docket, self.plan.judges, self.results.directory) for row in some]
         shape = (len(self.plan.judges), len(self.plan.prompts), self.plan.sampling.samples)

@@ -1,7 +1,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 from starlette.responses import PlainTextResponse, Response
@@ -12,18 +12,23 @@ from mopo_eval.answers import (
     Question,
     Refusal,
     Sampling,
-    ask,
     questions,
     request_seed,
 )
 from mopo_eval.endpoint import Endpoint, Patience
+from mopo_eval.fleet import Fleet, LocalAsker
 from mopo_eval.prompts import EvaluationPrompt
 from mopo_train.errors import EngineError
 from tests.mopo_eval.stub_engine import Body, Fault, StubEngine, completion, error, stub_engine
 
 POLICIES = ["reference", "policy-00"]
 PROMPTS = [EvaluationPrompt(f"p{i}", f"Question {i}?") for i in range(8)]
+Keep = Callable[[Answer], None]
 QUICK = Patience(attempts=4, first_wait=0.001)
+
+
+async def ask(endpoint: Endpoint, asked: Iterable[Question], sampling: Sampling, keep: Keep) -> list[Refusal]:
+    return await Fleet([LocalAsker(endpoint, sampling)], endpoint.concurrency, keep).ask(asked)
 
 
 def ask_all(
@@ -160,7 +165,7 @@ def test_half_a_surrogate_pair_is_replaced_since_no_file_can_hold_it() -> None:
 def test_an_engine_that_is_not_there_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(EngineError, match=rf"127.0.0.1:{port} failed 4 times in a row; ConnectError"):
+    with pytest.raises(EngineError, match=rf"127.0.0.1:{port} failed 4 times in a row; ClientConnectorError"):
         ask_one(f"http://127.0.0.1:{port}")
 
 
@@ -189,14 +194,3 @@ def test_a_connection_that_is_cut_is_tried_again() -> None:
 
     assert [answer.response for answer in asyncio.run(scenario())] == ["hi"]
     assert cut == 3
-
-
-def test_a_failure_while_keeping_an_answer_ends_the_run() -> None:
-    def full(answer: Answer) -> None:
-        raise OSError("disk full")
-
-    with stub_engine(POLICIES) as engine:
-        with pytest.raises(OSError, match="disk full"):
-            asyncio.run(
-                ask(Endpoint(engine.url, "test", 2), questions(POLICIES, PROMPTS, Sampling()), Sampling(), full)
-            )

@@ -14,7 +14,7 @@ from mopo_eval.cli import main
 from mopo_eval.endpoint import Endpoint, Patience
 from mopo_eval.evaluation import read_responses
 from mopo_eval.fleet import Fleet, LocalAsker, Lost
-from mopo_train.errors import EngineError
+from mopo_train.errors import EngineError, MopoError
 from tests.families import SCORES
 from tests.mopo_eval.measurable import measurable
 from tests.mopo_eval.stub_engine import StubEngine, error, stub_engine
@@ -55,6 +55,17 @@ def test_an_engine_that_fails_leaves_its_questions_to_the_other(capsys: pytest.C
         assert "the other 1 engines go on without it" in capsys.readouterr().err
         with pytest.raises(EngineError, match="broken"):
             ask([bad.url])
+
+
+@pytest.mark.parametrize("engines", [1, 2])
+def test_what_keeps_an_answer_from_being_kept_is_raised_as_it_is(engines: int) -> None:
+    def full(answer: Answer) -> None:
+        raise MopoError("the disk is full")
+
+    with stub_engine(list(SCORES)) as engine:
+        askers = [LocalAsker(Endpoint(engine.url, "attached"), Sampling()) for _ in range(engines)]
+        with pytest.raises(MopoError, match="the disk is full"):
+            asyncio.run(Fleet(askers, 3, full).ask(QUESTIONS))
 
 
 def test_a_refusal_is_no_failure() -> None:

@@ -10,9 +10,9 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from mopo_eval.answers import Answer, Sampling
-from mopo_eval.collect import EngineChoice
 from mopo_eval.endpoint import Patience
 from mopo_eval.engine import Engine
+from mopo_eval.engine_choice import EngineChoice
 from mopo_eval.evaluation import SPOOL, read_summary
 from mopo_eval.judges import load_judges
 from mopo_eval.judges.callables import load_callable

@@ -8,8 +8,8 @@ from click.testing import CliRunner, Result
 
 from mopo_eval.answers import Sampling
 from mopo_eval.cli import main
-from mopo_eval.collect import EngineChoice
 from mopo_eval.endpoint import Patience
+from mopo_eval.engine_choice import EngineChoice
 from mopo_eval.evaluation import RunSummary
 from mopo_eval.judges import load_judges
 from mopo_eval.measure import Plan, measure

@@ -6,8 +6,8 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from mopo_eval.answers import Sampling
-from mopo_eval.collect import EngineChoice
 from mopo_eval.endpoint import Patience
+from mopo_eval.engine_choice import EngineChoice
 from mopo_eval.evaluation import JudgementRow, read_summary
 from mopo_eval.figures import Rate
 from mopo_eval.intervals import interval

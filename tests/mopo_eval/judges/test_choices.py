@@ -1,14 +1,15 @@
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mopo_eval.answers import Sampling
-from mopo_eval.choice_scores import CHOICES, choice_scores, encode_choices
-from mopo_eval.collect import EngineChoice
+from mopo_eval.choice_scores import CHOICES, ChoiceTable, choice_scores, encode_choices
 from mopo_eval.engine import Engine
+from mopo_eval.engine_choice import EngineChoice, chosen_engines
 from mopo_eval.judges import Case, load_judge, load_judges
 from mopo_eval.judges.choices import mc1, mc2
 from mopo_eval.judges.scoring import score_cases
@@ -66,19 +67,33 @@ def test_policies_are_judged_by_their_own_log_probabilities(
             assert rate is not None and rate.mean == pytest.approx(value, abs=1e-3)
 
 
+def test_answers_and_log_probabilities_come_from_one_engine(
+    tiny_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judges = load_judges({"factuality": "multiple-choice"})
+    plan = Plan(PROMPTS, judges, Sampling(max_tokens=2), engine=EngineChoice("embedded"), allow_trained=True)
+    measure(tiny_copy, read_family(tiny_copy), plan)
+    told = capsys.readouterr().err
+    assert told.count(" is ready at ") == 1
+    measure(tiny_copy, read_family(tiny_copy), plan)
+    assert " is ready at " not in capsys.readouterr().err
+
+
 def test_what_was_scored_is_not_asked_again_and_other_choices_are(tiny_copy: Path, embedded_engine: Engine) -> None:
     family, directory = read_family(tiny_copy), tiny_copy / "evaluation" / "aaa-1"
     judges = load_judges({"factuality": "multiple-choice"})
-    plan = Plan(PROMPTS, judges, Sampling(), engine=EngineChoice(embedded_engine.url, 4)).choices
-    found = choice_scores(tiny_copy, family, plan, directory)
+
+    def scores(url: str, prompts: Sequence[EvaluationPrompt] = PROMPTS, place: Path = directory) -> ChoiceTable:
+        with chosen_engines(tiny_copy, family, EngineChoice(url, 4), tiny_copy / "engine.log") as engines:
+            return choice_scores(engines, prompts, judges, place)
+
+    found = scores(embedded_engine.url)
     assert len((directory / CHOICES).read_text().splitlines()) == len(PROMPTS) * len(POLICIES)
     with stub_engine(POLICIES) as engine:  # knows no /v1/completions
-        there = plan._replace(engine=EngineChoice(engine.url, 4))
-        assert choice_scores(tiny_copy, family, there, directory) == found
-        assert choice_scores(tiny_copy, family, there, directory.with_name("aaa-2")) == found  # judged otherwise
-        other = there._replace(prompts=[PROMPTS[0]._replace(incorrect=("Never.",)), *PROMPTS[1:]])
+        assert scores(engine.url) == found
+        assert scores(engine.url, place=directory.with_name("aaa-2")) == found  # judged otherwise
         with pytest.raises(EngineError, match="multiple choice needs /v1/completions with 'echo'"):
-            choice_scores(tiny_copy, family, other, directory)
+            scores(engine.url, [PROMPTS[0]._replace(incorrect=("Never.",)), *PROMPTS[1:]])
 
 
 def test_prompts_without_choices_and_texts_are_refused(tiny_copy: Path) -> None:

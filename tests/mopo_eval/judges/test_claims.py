@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, Response
 
 from mopo_eval.answers import Sampling
 from mopo_eval.cli import main
-from mopo_eval.collect import EngineChoice
 from mopo_eval.endpoint import Patience
+from mopo_eval.engine_choice import EngineChoice
 from mopo_eval.judges import Case, Judge, load_judge, load_judges
 from mopo_eval.judges.case import Figured
 from mopo_eval.judges.claim_model import KINDS, features, fit_claim_model

@@ -14,7 +14,7 @@ from mopo_eval.bounds import clopper_pearson_low
 from mopo_eval.certification import Request as Certification
 from mopo_eval.certification import certify_family, verify
 from mopo_eval.cli import main
-from mopo_eval.collect import EngineChoice
+from mopo_eval.engine_choice import EngineChoice
 from mopo_eval.estimates import bounds_certified
 from mopo_eval.evaluation import read_summary
 from mopo_eval.judges import load_judges
