@@ -17,7 +17,7 @@ from dashboards.fronts import ExactFront, Plan, front_path, read_exact_front, re
 from mopo_eval.front import measured_front
 from mopo_eval.profiles import ProfileFile, read_profiles
 from mopo_eval.reliability import Reliability
-from mopo_eval.scorecards import Scorecard, read_scorecards
+from mopo_eval.scorecards import Scorecard, read_scorecards, reliability_of
 from mopo_train.errors import MopoError
 from mopo_train.family import REFERENCE, PolicyFamily, read_family
 
@@ -134,8 +134,8 @@ def dominated_policies(view: FamilyView) -> set[str]:
 
 def fitted_judges(view: FamilyView) -> dict[str, Reliability]:
     """What is known of the judges that were fitted on the measuring machine, by objective in the family's order."""
-    found = {name: score.reliability for card in view.measured for name, score in card.objectives.items()}
-    return {name: known for name in view.family.objectives if (known := found.get(name)) is not None}
+    found = reliability_of(view.measured)
+    return {name: found[name] for name in view.family.objectives if name in found}
 
 
 def measured_objectives(view: FamilyView) -> list[str]:

@@ -16,12 +16,13 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from mopo_eval.bounds import FloatArray, p_value
 from mopo_eval.estimates import ScoreTable, bounds_certified
 from mopo_eval.intervals import is_binary
 from mopo_eval.profiles import FloorName, Floors
+from mopo_eval.reliability import Reliability
 from mopo_train.family import REFERENCE, ObjectiveName, PolicyId, UnitScore
 
 Method = Literal["fixed-sequence", "simultaneous"]
@@ -77,6 +78,13 @@ class Evidence(_Model):
     """Of ``evaluation/<run>/run.json``."""
     judgements_sha256: str
     """Of ``evaluation/<run>/judgements.parquet``."""
+    reliability: dict[ObjectiveName, Reliability] = {}
+    """Of judges that were fitted to data: read it before their scores. Absent where there are none."""
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = plain(self)
+        return {name: value for name, value in told.items() if name != "reliability" or value}
 
 
 class Certificate(_Model):

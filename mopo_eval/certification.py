@@ -111,8 +111,8 @@ def verify(certificate: Certificate, root: Path | None, family: PolicyFamily | N
         table = read_scores(directory, summary).table
     except MopoError as error:
         return [*found, f"the evidence cannot be read: {str(error).rstrip('.')}"]
-    for name, value in actual.model_dump().items():
-        if value != getattr(stated, name):
+    for name in Evidence.model_fields:
+        if (value := getattr(actual, name)) != getattr(stated, name):
             found.append(f"evidence: {name} is {value}, the certificate says {getattr(stated, name)}")
     question = Question(
         certificate.profile,
@@ -170,6 +170,7 @@ def _evidence(root: Path, directory: Path, summary: RunSummary) -> Evidence:
         family_sha256=_sha256(root / "family.json"),
         run_sha256=_sha256(directory / "run.json"),
         judgements_sha256=_sha256(directory / "judgements.parquet"),
+        reliability=summary.reliability,
     )
 
 

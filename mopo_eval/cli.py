@@ -11,7 +11,7 @@ import click
 
 from mopo_eval import cli_calibrate, cli_results
 from mopo_eval.profiles import asked_profiles
-from mopo_eval.reliability import column
+from mopo_eval.reliability import column, sentences
 from mopo_train import __version__
 from mopo_train.console import CommandGroup, FiniteRange, floor_option, print_json, print_table, say
 from mopo_train.errors import FamilyError
@@ -167,6 +167,8 @@ def certify(root: Path | None, check: Path | None, as_json: bool, **options: Any
     ]
     columns = ["policy, in order", *(f"{floor} >= {value:g}" for floor, value in made.floors.items()), made.primary, ""]
     print_table(columns, rows, title=f"{made.method} tests at level {made.level:.2g}; judge scores")
+    for sentence in sentences(made.evidence.reliability):
+        click.echo(sentence)
     click.echo(
         f"{made.statement}\nMethod: {made.method}; {made.registration}.\nServes: {made.serves or 'none'}. {target}"
     )
@@ -264,6 +266,8 @@ def refine(root: Path, floors: tuple[str, ...], as_json: bool, **options: Any) -
     held = ", ".join(f"{name} {low:.3f} (floor {asked[name]:g})" for name, low in found.certified.items())
     what = "joined the family" if found.new else "was there already"
     click.echo(f"{found.policy} {what}: certified {held}; primary {found.primary:.3f}; evaluation/{found.run}")
+    for sentence in sentences(found.reliability):
+        click.echo(sentence)
     click.echo(f"Certified bounds hold at once for {found.counted} policies, those that were only possible included.")
 
 

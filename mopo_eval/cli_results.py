@@ -1,23 +1,26 @@
 """The commands of ``mopo-eval`` that read finished runs: report, gate, compare and card."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from mopo_eval import reliability
 from mopo_eval.profiles import ProfileFile, asked_profiles, read_profiles
 from mopo_eval.reliability import column
 from mopo_train.console import floor_option, print_json, print_table, say
-from mopo_train.errors import FamilyError
+from mopo_train.errors import FamilyError, MopoError
 from mopo_train.family import PolicyFamily, read_family, write_whole
 
 if TYPE_CHECKING:
     from mopo_eval.comparison import Comparison
     from mopo_eval.gate import Verdict
+    from mopo_eval.reliability import Reliability
     from mopo_eval.report import Report
+    from mopo_eval.scorecards import Scorecard
 
 PATH = click.Path(path_type=Path)
 MISSED = 3
@@ -73,34 +76,39 @@ def gate(  # noqa: PLR0913 - one parameter per option
     (on_infeasible) is told, but does not hold a floor that is missed.
     """
     from mopo_eval.gate import decide, verdict_json
-    from mopo_eval.scorecards import read_scorecards
+    from mopo_eval.junit import junit_xml, undecided_xml
+    from mopo_eval.scorecards import reliability_of
 
     if bool(names) + every + bool(floors) != 1:
         raise click.UsageError("give --profile (repeatable), --floor (repeatable) or --all.")
     if junit is not None and junit.is_file():
-        junit.unlink()  # where this run cannot decide, an earlier one must not seem to
-    family = read_family(root)
-    cards = read_scorecards(root, family)
-    if not cards:
-        raise FamilyError(f"no policy of '{root}' was measured; measure them with 'mopo-eval run {root}'.")
-    profiles, organisation = asked_profiles(root, family, None if every else names, path=path, floors=floors)
+        junit.unlink()  # where this run decides nothing, an earlier one must not seem to
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    try:
+        family = read_family(root)
+        cards = _measured(root, family)
+        profiles, organisation = asked_profiles(root, family, None if every else names, path=path, floors=floors)
+    except MopoError as error:
+        if junit is not None:
+            write_whole(junit, undecided_xml(str(error), made_at=now))
+        raise
     known = {policy.id: cards.get(policy.id) for policy in family.policies}
     if absent := [policy for policy, card in known.items() if card is None]:
         say(f"warning: not measured, so never selected: {', '.join(absent)}")
     verdicts = [decide(name, profile, known, organisation) for name, profile in profiles.items()]
-    card = next(iter(cards.values()))
+    card, judged = next(iter(cards.values())), reliability_of(cards.values())
     if junit is not None:
-        from mopo_eval.junit import junit_xml
-
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        write_whole(junit, junit_xml(verdicts, run=card.run, confidence=card.confidence, made_at=now))
+        write_whole(junit, junit_xml(verdicts, judged, run=card.run, confidence=card.confidence, made_at=now))
     outcomes = [verdict.outcome for verdict in verdicts]
     if as_json:
         held = all(outcome == "held" for outcome in outcomes)
         document = {"held": held, "family": str(root), "run": card.run, "confidence": card.confidence}
-        print_json(document | {"profiles": [verdict_json(verdict) for verdict in verdicts]})
+        document |= {"profiles": [verdict_json(verdict) for verdict in verdicts]}
+        print_json(document | reliability.as_json(judged))
     else:
-        _print_verdicts(verdicts, f"Floors against certified lower bounds, run {card.run} at {card.confidence:.0%}")
+        _print_verdicts(
+            verdicts, judged, f"Floors against certified lower bounds, run {card.run} at {card.confidence:.0%}"
+        )
     if unknown := [verdict for verdict in verdicts if verdict.outcome == "not measured"]:
         raise FamilyError(
             f"{', '.join(verdict.name for verdict in unknown)}: {unknown[0].selection.reason.partition(';')[0]}; "
@@ -197,6 +205,26 @@ def card(root: Path, policy: str | None, out: Path | None, license: str | None, 
         click.echo(path)
 
 
+def _measured(root: Path, family: PolicyFamily) -> dict[str, "Scorecard"]:
+    """The scorecards by policy, after a look at the judgements that they rest on, where those are at hand.
+
+    Raises FamilyError.
+    """
+    from mopo_eval.evaluation import read_summary
+    from mopo_eval.scorecards import read_scorecards
+    from mopo_eval.scores import read_scores
+
+    cards = read_scorecards(root, family)
+    if not cards:
+        raise FamilyError(f"no policy of '{root}' was measured; measure them with 'mopo-eval run {root}'.")
+    directory = root / "evaluation" / next(iter(cards.values())).run
+    if directory.is_dir():
+        read_scores(directory, read_summary(directory / "run.json"))
+    else:
+        say(f"warning: '{directory}' is not here, so the scorecards are taken at their word")
+    return cards
+
+
 def _profiles(root: Path, family: PolicyFamily) -> ProfileFile:
     """Those of profiles.yaml; none where there is no such file."""
     path = root / "profiles.yaml"
@@ -231,7 +259,7 @@ def _print_report(found: "Report") -> None:
         say(f"warning: {warning}")
 
 
-def _print_verdicts(verdicts: Sequence["Verdict"], title: str) -> None:
+def _print_verdicts(verdicts: Sequence["Verdict"], judged: Mapping[str, "Reliability"], title: str) -> None:
     rows = []
     for verdict in verdicts:
         shown = verdict.policy or verdict.selection.served or "none"
@@ -247,6 +275,9 @@ def _print_verdicts(verdicts: Sequence["Verdict"], title: str) -> None:
     print_table(["profile", "policy", "floor on", "certified low", "floor", "margin", ""], rows, title=title)
     for verdict in verdicts:
         click.echo(f"{verdict.name}: {verdict.outcome.upper()}. {verdict.selection.reason}")
+    named = {name for verdict in verdicts for name in verdict.objectives}
+    for sentence in reliability.sentences({name: each for name, each in judged.items() if name in named}):
+        click.echo(sentence)
 
 
 def _print_comparison(found: "Comparison") -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mopo_eval import reliability
 from mopo_eval.bootstrap import TINY, reflected, resampled_means
 from mopo_eval.bounds import FloatArray
 from mopo_eval.differences import (
@@ -106,6 +107,7 @@ def compare_runs(
     differences = _differences((first, second), both, objectives, paired=paired, confidence=level)
     point = _reference_point(first, second, objectives)
     volumes, change = _volumes(both, list(point.values()), paired=paired, confidence=level)
+    known = {name: each for name, each in first.summary.reliability.items() if name in objectives}
     return Comparison(
         names=names,
         confidence=level,
@@ -116,7 +118,7 @@ def compare_runs(
         reference_point=point,
         volumes=volumes,
         volume_difference=change,
-        notes=[*notes, *_unlike(first, second)],
+        notes=[*notes, *_unlike(first, second), *reliability.sentences(known)],
     )
 
 

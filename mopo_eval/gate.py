@@ -68,6 +68,11 @@ class Verdict(NamedTuple):
     """One per effective floor."""
 
     @property
+    def objectives(self) -> list[str]:
+        """Those of which a number is shown."""
+        return list(dict.fromkeys([self.primary, *(check.objective for check in self.checks)]))
+
+    @property
     def outcome(self) -> Outcome:
         """``not measured`` if no policy was measured on the primary and every floor."""
         if self.selection.feasible:

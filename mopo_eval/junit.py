@@ -4,37 +4,63 @@ A suite per profile and a test case per floor. Only elements and attributes that
 junit-10.xsd and Ant's JUnit.xsd), in the order that the stricter one asks for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from mopo_eval.gate import FloorCheck, Verdict
+from mopo_eval.reliability import Reliability, sentences
 
 
-def junit_xml(verdicts: Sequence[Verdict], *, run: str, confidence: float, made_at: str) -> str:
-    """The document. ``run``: the evaluation that was decided on; ``made_at``: YYYY-MM-DDTHH:MM:SS, UTC."""
-    suites = Element("testsuites")
+def undecided_xml(reason: str, *, made_at: str) -> str:
+    """The document where nothing could be decided, for the ``reason`` given: one suite with one error."""
+    case = Element("testcase", name="decide", classname="gate", time="0")
+    SubElement(case, "error", message=reason, type="undecided").text = reason
+    return _document([_suite("0", "gate", [case], {}, reason, made_at)])
+
+
+def junit_xml(
+    verdicts: Sequence[Verdict], known: Mapping[str, Reliability], *, run: str, confidence: float, made_at: str
+) -> str:
+    """The document. ``known``: of fitted judges, by objective; ``run``: the evaluation that was decided on.
+
+    ``made_at``: YYYY-MM-DDTHH:MM:SS, UTC.
+    """
+    suites = []
     for index, verdict in enumerate(verdicts):
         cases = [_case(verdict, check) for check in verdict.checks]
         if verdict.outcome == "not measured" or not cases:
             cases.append(_selected(verdict))
-        counts = {kind: sum(case.find(kind) is not None for case in cases) for kind in ("failure", "error")}
-        suite = SubElement(
-            suites,
-            "testsuite",
-            {"id": str(index), "package": "mopo-eval.gate", "name": verdict.name}
-            | {"timestamp": made_at, "hostname": "localhost", "time": "0"}
-            | {"tests": str(len(cases)), "failures": str(counts["failure"]), "errors": str(counts["error"])},
-        )
-        properties = SubElement(suite, "properties")
         told = {"run": run, "confidence": f"{confidence:g}", "policy": verdict.selection.served or "none"}
-        for name, value in told.items():
-            SubElement(properties, "property", name=name, value=value)
-        suite.extend(cases)
-        lines = [verdict.selection.reason, *(check.sentence() for check in verdict.checks)]
-        SubElement(suite, "system-out").text = "\n".join(lines)
-        SubElement(suite, "system-err")
-    indent(suites)
-    return tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+        judged = {name: known[name] for name in verdict.objectives if name in known}
+        lines = [verdict.selection.reason, *(check.sentence() for check in verdict.checks), *sentences(judged)]
+        suites.append(_suite(str(index), verdict.name, cases, told, "\n".join(lines), made_at))
+    return _document(suites)
+
+
+def _document(suites: Sequence[Element]) -> str:
+    root = Element("testsuites")
+    root.extend(suites)
+    indent(root)
+    return tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _suite(  # noqa: PLR0913 - the parts of a suite
+    place: str, name: str, cases: Sequence[Element], told: Mapping[str, str], output: str, made_at: str
+) -> Element:
+    counts = {kind: sum(case.find(kind) is not None for case in cases) for kind in ("failure", "error")}
+    suite = Element(
+        "testsuite",
+        {"id": place, "package": "mopo-eval.gate", "name": name}
+        | {"timestamp": made_at, "hostname": "localhost", "time": "0"}
+        | {"tests": str(len(cases)), "failures": str(counts["failure"]), "errors": str(counts["error"])},
+    )
+    properties = SubElement(suite, "properties")
+    for key, value in told.items():
+        SubElement(properties, "property", name=key, value=value)
+    suite.extend(cases)
+    SubElement(suite, "system-out").text = output
+    SubElement(suite, "system-err")
+    return suite
 
 
 def _case(verdict: Verdict, check: FloorCheck) -> Element:

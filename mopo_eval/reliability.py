@@ -1,7 +1,7 @@
 """How far a judge that was fitted on this machine is to be trusted, measured on what it was not fitted to."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -55,6 +55,17 @@ class Fitted(Protocol):
 def column(objective: str, known: Mapping[str, Reliability]) -> str:
     """The head of a column of numbers on ``objective``: with what is ``known`` of its judge."""
     return objective if objective not in known else f"{objective} ({known[objective].brief})"
+
+
+def sentences(known: Mapping[str, Reliability]) -> list[str]:
+    """What is ``known`` of the fitted judge of each objective, for below numbers."""
+    return [f"{objective}: judged by a model fitted to data: {each.sentence}" for objective, each in known.items()]
+
+
+def as_json(known: Mapping[str, Reliability]) -> dict[str, Any]:
+    """The field ``reliability`` of a document with numbers of fitted judges; nothing where there are none."""
+    told = {objective: each.model_dump() for objective, each in known.items()}
+    return {"reliability": told} if told else {}
 
 
 def reliabilities(judges: Mapping[str, "Judge"]) -> dict[str, Reliability]:

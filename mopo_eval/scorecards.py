@@ -72,6 +72,12 @@ def with_reliability(card: Scorecard, known: Mapping[str, Reliability]) -> Score
     return card.model_copy(update={"objectives": told})
 
 
+def reliability_of(cards: Iterable[Scorecard]) -> dict[str, Reliability]:
+    """What the ``cards`` say of judges that were fitted where the family was measured, by objective."""
+    scores = ((name, score.reliability) for card in cards for name, score in card.objectives.items())
+    return {name: known for name, known in scores if known is not None}
+
+
 def read_scorecards(root: Path, family: PolicyFamily) -> dict[str, Scorecard]:
     """Scorecard per policy id in the family's order; policies that were not measured are absent.
 

@@ -231,6 +231,8 @@ def resolve(  # noqa: PLR0913 - one parameter per option
     Floors on the command line come on top of the profile's and the organisation's. Exit status 0 also when no
     policy holds them: that is an answer, not a failure.
     """
+    from mopo_eval.reliability import sentences
+    from mopo_eval.scorecards import reliability_of
     from mopo_serve.explanation import explain
     from mopo_serve.routing import read_routing, stated
 
@@ -245,6 +247,8 @@ def resolve(  # noqa: PLR0913 - one parameter per option
         click.echo(f"policy: {selection.served or 'none'}" + ("" if selection.feasible else "  (infeasible)"))
         click.echo(selection.reason)
         print_margins(selection)
+        for sentence in sentences(reliability_of(card for card in routing.cards.values() if card is not None)):
+            click.echo(sentence)
 
 
 def report(routing: "Routing") -> None:

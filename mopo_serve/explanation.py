@@ -3,6 +3,8 @@
 from typing import Any
 
 from mopo_eval.profiles import Floors
+from mopo_eval.reliability import as_json
+from mopo_eval.scorecards import reliability_of
 from mopo_eval.selection import PolicyMargins, Selection, less
 from mopo_serve.caller import ANYBODY, Caller
 from mopo_serve.requests import RequestedProfile
@@ -33,6 +35,7 @@ def explain(
     }
     if selection.feasible:
         told["promise"] = PROMISES[selection.weights is not None]
+    told |= as_json(reliability_of(card for card in routing.cards.values() if card is not None))
     if selection.weights is not None:
         told |= {"weights": selection.weights, "expected": selection.expected}
     return told

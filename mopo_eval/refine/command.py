@@ -21,6 +21,7 @@ from mopo_eval.refine.candidates import search_space
 from mopo_eval.refine.measuring import Asked, Bench
 from mopo_eval.refine.search import Look, Outcome, search
 from mopo_eval.registration import register
+from mopo_eval.reliability import Reliability
 from mopo_eval.results import RunResults, read_results
 from mopo_eval.selection import best_attainable, certified_bound, select
 from mopo_eval.spool import open_spool, read_spool
@@ -61,6 +62,8 @@ class Refinement(NamedTuple):
     """At policies that were tried, in order."""
     counted: int
     """Policies that share the error of the bounds now."""
+    reliability: dict[str, Reliability]
+    """Of judges that were fitted to data, by objective."""
 
 
 def refine(root: Path, request: Request) -> Refinement:
@@ -260,6 +263,7 @@ def _described(
         run=summary.run,
         looks=looks,
         counted=summary.counted or len(summary.policies),
+        reliability=summary.reliability,
     )
 
 
@@ -290,5 +294,6 @@ def _listed(values: Mapping[str, float]) -> str:
 
 def refinement_json(found: Refinement, floors: Mapping[str, float]) -> dict[str, Any]:
     """The object of ``refine --json``."""
+    told = {name: known.model_dump() for name, known in found.reliability.items()}
     looks = [look._asdict() | {"holds": look.holds} for look in found.looks]
-    return {"floors": dict(floors), "held": True} | found._asdict() | {"looks": looks}
+    return {"floors": dict(floors), "held": True} | found._asdict() | {"looks": looks} | {"reliability": told}

@@ -150,6 +150,20 @@ def test_floors_that_the_run_does_not_know_do_not_count_as_registered(root: Path
     assert command(root, "--verify", root / "word.json").exit_code == 0  # somebody's word, and said to be
 
 
+def test_a_certificate_says_how_far_a_fitted_judge_is_to_be_trusted(root: Path, tmp_path: Path) -> None:
+    profiles(root, lenient=LENIENT)
+    summary = root / "evaluation" / measured(root) / "run.json"
+    fitted = {"accuracy": 0.61, "low": 0.5, "high": 0.7, "ece": 0.08, "n": 90, "unit": "pairs", "chance": 0.5}
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"reliability": {"safety": fitted}}))
+    path = tmp_path / "certificate.json"
+    done = command(root, "--profile", "lenient", "--out", path)
+    assert "safety: judged by a model fitted to data: held-out accuracy 0.610" in done.stdout
+    assert json.loads(path.read_text())["evidence"]["reliability"] == {"safety": fitted}
+    assert command("--verify", path, root).exit_code == 0
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"reliability": {}}))
+    assert "evidence: reliability is {}" in command("--verify", path, root).stderr
+
+
 def test_a_changed_certificate_is_refused(sealed: Path) -> None:
     sealed.write_text(sealed.read_text().replace('"floor": 0.05', '"floor": 0.5'))
     result = command("--verify", sealed, "--json")

@@ -202,6 +202,15 @@ def test_a_judge_that_changed_under_its_name_is_another_judge(root: Path) -> Non
     assert "factuality was judged by test.factuality as it was (before) and as it is since (after)" in done.stderr
 
 
+def test_the_reliability_of_a_fitted_judge_is_told(root: Path) -> None:
+    fitted = {"accuracy": 0.61, "low": 0.5, "high": 0.7, "ece": 0.08, "n": 90, "unit": "pairs", "chance": 0.5}
+    rewrite(root, "old", reliability={"safety": fitted})
+    assert (
+        "safety: judged by a model fitted to data: held-out accuracy 0.610"
+        in command(root, "--run", "old", "--run", "new").stdout
+    )
+
+
 def test_what_else_differs_between_the_runs_is_told(root: Path) -> None:
     path = root / "evaluation" / "new" / "run.json"
     summary = json.loads(path.read_text())

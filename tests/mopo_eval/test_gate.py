@@ -1,9 +1,12 @@
+import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
@@ -186,12 +189,48 @@ def test_a_failure_says_objective_unit_bound_floor_and_margin(root: Path, tmp_pa
     assert failure.get("type") == "floor missed"
 
 
-def test_a_report_of_an_earlier_run_does_not_stand_for_one_that_failed(root: Path, tmp_path: Path) -> None:
+def test_what_could_not_be_decided_is_an_error_in_the_report_in_place_of_an_earlier_one(
+    root: Path, tmp_path: Path
+) -> None:
     report = tmp_path / "junit.xml"
     command(root, "--all", "--junit", report)
-    assert report.is_file()
-    assert command(root, "--profile", "nobody-wrote-it", "--junit", report).exit_code == 1
-    assert not report.exists()
+    done = command(root, "--profile", "nobody-wrote-it", "--junit", report)
+    assert done.exit_code == 1
+    (suite,) = ElementTree.parse(report).getroot()
+    assert (suite.get("tests"), suite.get("errors"), suite.get("failures")) == ("1", "1", "0")
+    assert [element.tag for element in suite] == ["properties", "testcase", "system-out", "system-err"]
+    (problem,) = suite.findall("testcase/error")
+    assert problem.get("message") == done.stderr.removeprefix("main: ").strip()
+
+
+def test_scorecards_whose_judgements_are_damaged_decide_nothing(root: Path) -> None:
+    """They are of use without the evaluation, as where a family was copied without it, and then say so."""
+    judgements = root / "evaluation" / "test" / "judgements.parquet"
+    whole = judgements.read_bytes()
+    judgements.write_bytes(whole[: len(whole) // 2])
+    done = command(root, "--profile", "balanced")
+    assert (done.exit_code, "cannot read" in done.stderr, "Traceback" in done.output) == (1, True, False)
+    pd.read_parquet(io.BytesIO(whole)).iloc[:-1].to_parquet(judgements)
+    done = command(root, "--profile", "balanced")
+    assert (done.exit_code, "does not hold one score per policy" in done.stderr) == (1, True)
+    shutil.rmtree(root / "evaluation")
+    done = command(root, "--profile", "balanced")
+    assert (done.exit_code, "taken at their word" in done.stderr) == (0, True)
+
+
+def test_the_reliability_of_a_fitted_judge_stands_beside_its_numbers(root: Path, tmp_path: Path) -> None:
+    fitted = {"accuracy": 0.61, "low": 0.5, "high": 0.7, "ece": 0.08, "n": 90, "unit": "pairs", "chance": 0.5}
+    for path in (root / "scorecards").glob("*.json"):
+        card = json.loads(path.read_text())
+        card["objectives"]["safety"]["reliability"] = fitted
+        path.write_text(json.dumps(card))
+    told = "safety: judged by a model fitted to data: held-out accuracy 0.610 [0.500, 0.700] (chance 0.50)"
+    report = tmp_path / "junit.xml"
+    assert told in command(root, "--floor", "safety=0.1", "--junit", report).stdout
+    assert told in (ElementTree.parse(report).findtext("testsuite/system-out") or "")
+    assert json.loads(command(root, "--all", "--json").stdout)["reliability"] == {"safety": fitted}
+    (root / "profiles.yaml").unlink()  # whose organisation has a floor on safety
+    assert "fitted" not in command(root, "--floor", "factuality=0.1").stdout
 
 
 def test_an_output_that_cannot_be_written_is_a_message(root: Path, tmp_path: Path) -> None:

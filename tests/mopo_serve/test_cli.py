@@ -40,6 +40,17 @@ def test_resolve_prints_the_contracts_json(root: Path) -> None:
     )
 
 
+def test_resolve_tells_how_far_a_fitted_judge_is_to_be_trusted(root: Path) -> None:
+    fitted = {"accuracy": 0.61, "low": 0.5, "high": 0.7, "ece": 0.08, "n": 90, "unit": "pairs", "chance": 0.5}
+    for path in (root / "scorecards").glob("*.json"):
+        card = json.loads(path.read_text(encoding="utf-8"))
+        card["objectives"]["safety"]["reliability"] = fitted
+        path.write_text(json.dumps(card), encoding="utf-8")
+    asked = ("resolve", root, "--profile", "balanced")
+    assert "safety: judged by a model fitted to data: held-out accuracy 0.610" in mopo_serve(*asked).stdout
+    assert json.loads(mopo_serve(*asked, "--json").stdout)["reliability"] == {"safety": fitted}
+
+
 def test_a_decision_over_scores_needs_no_adapters_and_minds_no_further_fields(root: Path) -> None:
     asked = ("resolve", root, "--profile", "balanced", "--json")
     before = json.loads(mopo_serve(*asked).stdout)
