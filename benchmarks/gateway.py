@@ -48,6 +48,8 @@ class Load(NamedTuple):
     connections: int
     stream: bool
     slow: bool = False
+    whole: bool = False
+    """Every chunk of a stream comes in one piece, as from an engine that is faster than the network."""
     apart: bool = False
     """Begun one after another, not all in the same moment, in which each waits for those before it."""
 
@@ -56,6 +58,7 @@ LOADS = (
     Load("answers, 16 connections", 16, False),
     Load("answers, 1 connection", 1, False),
     Load("streams of 32, 16 connections", 16, True),
+    Load("the same in one piece", 16, True, whole=True),
     Load("64 slow streams: first token", 64, True, slow=True),
     Load("begun one after another", 64, True, slow=True, apart=True),
 )
@@ -73,7 +76,7 @@ class Result(NamedTuple):
 
 
 class Stub(asyncio.Protocol):
-    """An engine that answers at once, or streams slowly where the request has a ``seed``."""
+    """An engine that answers at once; it streams slowly where the request has a ``seed``, in one piece with ``n``."""
 
     def __init__(self) -> None:
         self._data = b""
@@ -91,10 +94,12 @@ class Stub(asyncio.Protocol):
             return
         self._data = b""
         if b'"stream":true' in body or b'"stream": true' in body:
-            self.transport.write(
-                b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-            )
-            asyncio.get_running_loop().create_task(self._stream(b'"seed"' in body))
+            kind = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+            if b'"n"' in body:
+                self.transport.write(kind + chunked(CHUNK) * CHUNKS + chunked(LAST) + chunked(b""))
+            else:
+                self.transport.write(kind)
+                asyncio.get_running_loop().create_task(self._stream(b'"seed"' in body))
         else:
             kind = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(ANSWER)
             self.transport.write(kind + ANSWER)
@@ -103,11 +108,16 @@ class Stub(asyncio.Protocol):
         for _ in range(CHUNKS):
             if self.transport.is_closing():
                 return
-            self.transport.write(b"%x\r\n%b\r\n" % (len(CHUNK), CHUNK))
+            self.transport.write(chunked(CHUNK))
             await asyncio.sleep(SLOW_SECONDS if slow else 0)
         if self.transport.is_closing():
             return
-        self.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(LAST), LAST))
+        self.transport.write(chunked(LAST) + chunked(b""))
+
+
+def chunked(data: bytes) -> bytes:
+    """``data`` as one chunk of HTTP's encoding; the last one is empty."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 async def run_stub(port: int) -> None:
@@ -191,12 +201,12 @@ def run_aiohttp(port: int, engine: str) -> None:
 
 def nginx_command(port: int, engine: str, directory: Path) -> list[str]:
     """A peer: nginx with one worker, which checks nothing."""
+    places = " ".join(f"{kind}_temp_path {directory}/{kind};" for kind in ("proxy", "fastcgi", "uwsgi", "scgi"))
     text = f"""
         daemon off; worker_processes 1; pid {directory}/pid; error_log {directory}/error.log;
         events {{ worker_connections 1024; }}
         http {{
-            access_log off; keepalive_requests 100000000; client_body_temp_path {directory}/body;
-            proxy_temp_path {directory}/proxy;
+            access_log off; keepalive_requests 100000000; client_body_temp_path {directory}/body; {places}
             upstream engine {{ server {engine.removeprefix("http://")}; keepalive 128; keepalive_requests 100000000; }}
             server {{ listen 127.0.0.1:{port}; location / {{
                 proxy_pass http://engine; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
@@ -261,7 +271,7 @@ class Caller(asyncio.Protocol):
 async def measure(port: int, server: int, stub: int, load: Load, seconds: float) -> Result:
     """Ask the server on ``port`` for ``seconds``."""
     body: dict[str, Any] = {"model": "mopo/careful", "messages": [{"role": "user", "content": "Hello " * 20}]}
-    body |= {"stream": load.stream} | ({"seed": 1} if load.slow else {})
+    body |= {"stream": load.stream} | ({"seed": 1} if load.slow else {}) | ({"n": 1} if load.whole else {})
     content = json.dumps(body, separators=(",", ":")).encode()
     head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n"
     request = f"{head}content-length: {len(content)}\r\n\r\n".encode() + content

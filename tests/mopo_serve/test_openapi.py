@@ -69,7 +69,7 @@ STRICTER = schemathesis.checks.CHECKS.get_by_names(["positive_data_acceptance"])
 
 
 @api.parametrize()  # type: ignore[untyped-decorator]
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_answer_is_one_that_the_document_does_not_know(case: Any, url: str) -> None:
     case.call_and_validate(base_url=url, headers=AUTHORISED, excluded_checks=STRICTER)
 
