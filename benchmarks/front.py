@@ -41,7 +41,7 @@ from mopo_train.baselines.config import LATER, BaselineConfig, total_steps
 from mopo_train.baselines.run import train_baseline
 from mopo_train.console import print_table, say
 from mopo_train.family import write_whole
-from mopo_train.run import RunConfig, run_family
+from mopo_train.run import RunConfig, run_family, steps_of_policies
 
 STRENGTHS: dict[str, tuple[float, ...]] = {
     "mopo": (0.06, 0.1, 0.15),
@@ -159,7 +159,7 @@ def cell(world: World, ready: Ready, seed: int, method: str, strength: float, op
     family = place / "family"
     if isinstance(asked, RunConfig):
         run_family(ready.sources, family, asked, model=str(ready.model))
-        steps = asked.steps + round(asked.steps * LATER) * (options.policies - 1)
+        steps = sum(steps_of_policies(asked, asked.policies))
     else:
         train_baseline(ready.sources, family, asked, model=str(ready.model))
         steps = total_steps(asked, world.objectives)

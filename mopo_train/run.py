@@ -332,9 +332,14 @@ def plan_policies(data: PreferenceData, corpus: Corpus, config: RunConfig, polic
     units = make_units(data.compared(), data.response_prompt, config.batch_size)
     seeds = np.random.SeedSequence(config.seed).generate_state(policies).tolist()
     return [
-        plan_steps(units, corpus.lengths, config.batch_size, config.steps if cold else config.round_steps, seed)
-        for cold, seed in zip(begin_cold(config, policies), seeds, strict=True)
+        plan_steps(units, corpus.lengths, config.batch_size, steps, seed)
+        for steps, seed in zip(steps_of_policies(config, policies), seeds, strict=True)
     ]
+
+
+def steps_of_policies(config: RunConfig, policies: int) -> list[int]:
+    """Optimiser steps of each of so many policies, before any rounds of their own answers."""
+    return [config.steps if cold else config.round_steps for cold in begin_cold(config, policies)]
 
 
 def begin_cold(config: RunConfig, policies: int) -> list[bool]:

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from mopo_train.cli import main
 from mopo_train.executor.parcel import pack, unpack
-from mopo_train.run import RunConfig, begin_cold
+from mopo_train.run import RunConfig, begin_cold, steps_of_policies
 from tests.comparisons import row, write_rows
 
 
@@ -29,6 +29,7 @@ def test_the_first_policy_of_each_chain_begins_cold() -> None:
 
     assert [cold(5), cold(5, chains=2), cold(5, chains=5), cold(2, chains=9)] == ["cwwww", "cwwcw", "ccccc", "cc"]
     assert cold(3, t0=10) == "ccc"
+    assert steps_of_policies(RunConfig(primary="helpfulness", policies=3, chains=2, steps=9), 3) == [9, 4, 9]
 
 
 def test_a_parcel_brings_files_and_whole_directories(tmp_path: Path) -> None:
