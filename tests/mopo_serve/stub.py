@@ -116,6 +116,38 @@ class StubEngine:
         self.left.set()
 
 
+class Script:
+    """A server that answers the n-th request with the n-th script: pieces that it says, one turn of the loop apart."""
+
+    def __init__(self, *answers: Sequence[bytes], closes: bool = False) -> None:
+        self._answers = list(answers)
+        self._closes = closes
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.left = asyncio.Event()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while self._answers:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                self.requests.append(head + await reader.readexactly(length))
+                for piece in self._answers.pop(0):
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+                if self._closes:
+                    break
+            else:
+                await reader.read()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self.left.set()
+            writer.close()
+
+
 @asynccontextmanager
 async def listening(app: Application, **options: Any) -> AsyncIterator[str]:
     """``app`` behind a real HTTP server (with uvicorn's ``options``) on a free loopback port; gives its URL."""

@@ -87,8 +87,8 @@ async def test_a_head_that_comes_byte_by_byte_is_cut_off() -> None:
         answer = await client.rest()
         dawdling.cancel()
         await asyncio.gather(dawdling, return_exceptions=True)
-    assert answer.startswith(b"HTTP/1.1 408")
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_timeout"
+    # A byte that was under way when the gateway hung up makes the system throw its answer away.
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 408")
     assert engine.asked == []
 
 
@@ -96,7 +96,9 @@ async def test_a_body_that_never_comes_is_answered_408_and_counted() -> None:
     kept = Kept()
     async with served(StubEngine(), kept) as (gateway, url), connected(url) as client:
         await client.say(head(1000) + b"{")
-        assert (await client.rest()).startswith(b"HTTP/1.1 408")
+        answer_head, _, content = (await client.rest()).partition(b"\r\n\r\n")
+        assert answer_head.startswith(b"HTTP/1.1 408")
+        assert json.loads(content)["error"]["code"] == "request_timeout"
         await until(lambda: gateway.in_flight == 0)
     assert [each.status for each in kept.decisions] == [499]
 

@@ -12,7 +12,18 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from mopo_serve.gateway import Gateway, Limits
-from tests.mopo_serve.stub import CHAT, MESSAGES, Kept, StubEngine, gateway_before, listening, stubbed, until
+from tests.mopo_serve.stub import (
+    CHAT,
+    MESSAGES,
+    Kept,
+    Script,
+    StubEngine,
+    calling,
+    gateway_before,
+    listening,
+    stubbed,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 ASK = {"model": "mopo/careful", "messages": MESSAGES}
@@ -114,6 +125,19 @@ async def test_a_death_in_the_middle_of_a_stream_is_an_error_event_without_done(
     assert (last["error"]["type"], last["error"]["code"]) == ("server_error", "engine_unavailable")
     assert "127.0.0.1" not in answer.text
     assert [record.status for record in kept.decisions] == [503]
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_an_event_without_its_end_is_there_whether_the_streams_end_comes_with_it_or_later(together: bool) -> None:
+    events, end = b'data: {"choices": []}\n\ndata: {"last', b"0\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    chunk = b"%x\r\n%b\r\n" % (len(events), events)
+    script = Script([head + chunk + end] if together else [head + chunk, end])
+    server = await asyncio.start_server(script, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, gateway_before(url) as gateway, calling(gateway) as client:
+        answer = await client.post(CHAT, json=ASK | {"stream": True})
+    assert (answer.status_code, answer.content) == (200, events)
 
 
 async def test_a_death_before_the_first_chunk_is_503() -> None:

@@ -1,51 +1,19 @@
 """The hot path's client against servers that say exactly what a test wants, byte by byte if need be."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from mopo_serve import wire
 from mopo_serve.wire import EngineGone, EngineSilent, EngineUnreachable, WireClient
-from tests.mopo_serve.stub import closed_port
+from tests.mopo_serve.stub import Script, closed_port
 
 pytestmark = pytest.mark.anyio
 HELLO = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nX-Thing: a\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
 PATIENCE = 5.0
-
-
-class Script:
-    """A server that answers the n-th request with the n-th script: pieces that it says, one turn of the loop apart."""
-
-    def __init__(self, *answers: Sequence[bytes], closes: bool = False) -> None:
-        self._answers = list(answers)
-        self._closes = closes
-        self.requests: list[bytes] = []
-        self.connections = 0
-        self.left = asyncio.Event()
-
-    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        try:
-            while self._answers:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-                self.requests.append(head + await reader.readexactly(length))
-                for piece in self._answers.pop(0):
-                    writer.write(piece)
-                    await writer.drain()
-                    await asyncio.sleep(0)
-                if self._closes:
-                    break
-            else:
-                await reader.read()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            self.left.set()
-            writer.close()
 
 
 @asynccontextmanager
