@@ -26,7 +26,6 @@ from mopo_train.console import print_table, progress, say
 
 BIN = Path(sys.executable).parent
 WORDS = 20_000
-PROMPT_WORDS, RESPONSE_WORDS = 40, 130
 RESPONSES = 4
 """To a prompt."""
 CHECK_SECONDS, PLAN_SECONDS, PEAK_BYTES = 300, 60, 2 * 1024**3
@@ -35,6 +34,16 @@ REPEATED = 0.01
 NEAR = 0.01
 """Share of the prompts that are the one before with another word."""
 CHUNK = 2000
+
+
+class Words(NamedTuple):
+    """How long texts are, in words, give or take a fifth."""
+
+    prompt: int = 40
+    response: int = 130
+
+
+USUAL = Words()
 
 
 class Used(NamedTuple):
@@ -100,7 +109,7 @@ def measured(command: Sequence[object], environment: dict[str, str]) -> Used:
     return Used(time.monotonic() - began, cpu, usage.ru_maxrss * 1024, output)
 
 
-def write_pairs(path: Path, pairs: int, prompts: int, rng: np.random.Generator) -> None:
+def write_pairs(path: Path, pairs: int, prompts: int, rng: np.random.Generator, size: Words = USUAL) -> None:
     """JSON Lines in our own format; a prompt's rows lie together."""
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     words = ["".join(rng.choice(letters, rng.integers(2, 11))) for _ in range(WORDS)]
@@ -110,15 +119,15 @@ def write_pairs(path: Path, pairs: int, prompts: int, rng: np.random.Generator) 
         asked = ""
         for begin in range(0, prompts, CHUNK):
             for count in each[begin : begin + CHUNK]:
-                asked = near(asked, words, rng) if asked and rng.random() < NEAR else text(words, PROMPT_WORDS, rng)
-                write_prompt(file, asked, int(count), words, rng)
+                asked = near(asked, words, rng) if asked and rng.random() < NEAR else text(words, size.prompt, rng)
+                write_prompt(file, asked, int(count), words, rng, size.response)
             line.advance(min(CHUNK, prompts - begin))
     partial.replace(path)
 
 
-def write_prompt(file: IO[str], asked: str, count: int, words: list[str], rng: np.random.Generator) -> None:
-    """``count`` rows."""
-    responses = [text(words, RESPONSE_WORDS, rng) for _ in range(RESPONSES)]
+def write_prompt(file: IO[str], asked: str, count: int, words: list[str], rng: np.random.Generator, size: int) -> None:
+    """``count`` rows, their responses of ``size`` words."""
+    responses = [text(words, size, rng) for _ in range(RESPONSES)]
     quality = rng.standard_normal(RESPONSES)
     row = ""
     for _ in range(count):

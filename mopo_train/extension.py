@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 
 from mopo_train.canonical import cache_root
@@ -17,7 +18,7 @@ from mopo_train.execution import HERE
 from mopo_train.family import REFERENCE, Policy, PolicyFamily, base_model_path
 from mopo_train.members import member
 from mopo_train.optimism import with_bounds
-from mopo_train.policy.corpus import corpus_log_probabilities, encode_corpus
+from mopo_train.policy.corpus import Prompts, corpus_log_probabilities, encode_corpus
 from mopo_train.policy.models import context_length, fingerprint, load_model, load_tokenizer
 from mopo_train.policy.own_text import Speaker
 from mopo_train.policy.training import PlannedPolicy, Training, train_policy
@@ -62,9 +63,9 @@ def extend_family(
     neighbours = config.model_copy(update={"chains": 1})
     _, plan = plan_policies(data, corpus, neighbours, 2)  # as the second of a family: begun from a neighbour
     workspace = Workspace(root, adapter.parent / WORK, model, family.base_model)
-    every = list(range(len(corpus.rows)))
+    every = np.arange(len(corpus.rows))
     reference = corpus_log_probabilities(base, corpus, every, cache_root(), fingerprint(model), title=REFERENCE)
-    speaker = Speaker(tokenizer, [corpus.rows[first].prompt for first in rates.starts[:-1]], limit, config.seed)
+    speaker = Speaker(tokenizer, Prompts(corpus.rows, rates.starts), limit, config.seed)
     own = speaker.own_samples(base, workspace.work, config.own_anchor) if config.own_anchor else None
     training = Training(config, formulation(config), workspace, rates, corpus, reference, own, HERE)
     begun = root / start.adapter if start.adapter and config.lag is None else None

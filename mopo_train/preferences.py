@@ -94,8 +94,9 @@ class PreferenceData:
     def compared(self) -> IntArray:
         """(M, 2) distinct unordered pairs of responses that were compared, smaller index first, sorted."""
         pairs = np.sort(np.stack([self.first, self.second], axis=1), axis=1)  # (R, 2)
-        found: IntArray = np.unique(pairs, axis=0)
-        return found
+        responses = len(self.response_prompt)
+        numbers = np.unique(pairs[:, 0] * responses + pairs[:, 1])
+        return np.stack(np.divmod(numbers, responses), axis=1)
 
     def notes(self) -> list[str]:
         """What a person should know of the reading, a line each: rows left out, by reason."""

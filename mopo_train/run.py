@@ -37,8 +37,8 @@ from mopo_train.members import describe, interpolated, policy_id, trained
 from mopo_train.optimism import with_bounds
 from mopo_train.plan import Source, plan_document, write_plan
 from mopo_train.policy.adapter import StepKind
-from mopo_train.policy.batches import Planned, make_units, plan_steps
-from mopo_train.policy.corpus import Corpus, corpus_log_probabilities, encode_corpus
+from mopo_train.policy.batches import Steps, make_units, plan_steps
+from mopo_train.policy.corpus import Corpus, Prompts, corpus_log_probabilities, encode_corpus
 from mopo_train.policy.distributed import from_leader, group
 from mopo_train.policy.lagged import FloorSchedule, Lag
 from mopo_train.policy.models import Precision, context_length, find_model, load_model, load_tokenizer
@@ -196,10 +196,10 @@ def run_family(
     workspace = from_leader(lambda: open_workspace(out, model))
     check_shared(workspace)
     from_leader(lambda: write_plan(out, document))
-    needed = np.unique(np.concatenate([step.responses for plan in plans for step in plan])).tolist()
+    needed = np.unique(np.concatenate([plan.responses() for plan in plans]))
     if config.lag is not None:  # the dual is solved again with the shares of all responses
-        needed = list(range(len(corpus.rows)))
-    prompts = [corpus.rows[start].prompt for start in rates.starts[:-1]]
+        needed = np.arange(len(corpus.rows))
+    prompts = Prompts(corpus.rows, rates.starts)
     speaker = Speaker(tokenizer, prompts, limit, config.seed)
 
     def training(scored: Scored) -> Training:
@@ -327,7 +327,7 @@ def formulation(config: RunConfig) -> Formulation:
     )
 
 
-def plan_policies(data: PreferenceData, corpus: Corpus, config: RunConfig, policies: int) -> list[list[Planned]]:
+def plan_policies(data: PreferenceData, corpus: Corpus, config: RunConfig, policies: int) -> list[Steps]:
     """The batches of every policy's steps; policies that begin from a neighbour take fewer (`LATER`)."""
     units = make_units(data.compared(), data.response_prompt, config.batch_size)
     seeds = np.random.SeedSequence(config.seed).generate_state(policies).tolist()
@@ -376,9 +376,7 @@ def _train_all(
     return base
 
 
-def _planned(
-    config: RunConfig, root: Path, index: int, point: Solution, plans: Sequence[list[Planned]]
-) -> PlannedPolicy:
+def _planned(config: RunConfig, root: Path, index: int, point: Solution, plans: Sequence[Steps]) -> PlannedPolicy:
     name, cold = policy_id(index), begin_cold(config, len(plans))[index]
     start = None if cold else root / "policies" / policy_id(index - 1)
     log = root / "training" / f"{name}.parquet"

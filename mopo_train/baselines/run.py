@@ -197,7 +197,7 @@ def _log_probabilities(run: _Run, adapter: Path | None) -> FloatArray:
     if adapter is not None:
         network = PeftModel.from_pretrained(network, str(adapter))
         key, title = f"{key} {directory_digest(adapter)}", adapter.name
-    every = list(range(len(run.corpus.rows)))
+    every = np.arange(len(run.corpus.rows))
     kept = cache_root() if adapter is None else run.workspace.work
     return corpus_log_probabilities(network, run.corpus, every, kept, key, title=title)
 

@@ -24,7 +24,7 @@ from mopo_train.policy.models import Precision, load_model
 from mopo_train.policy.own_text import Speaker
 from mopo_train.policy.training import PlannedPolicy, Training, train_policy
 from mopo_train.policy.workspace import Workspace
-from mopo_train.winrates import FloatArray
+from mopo_train.winrates import FloatArray, IntArray
 
 MARK = "cluster"
 """File in the work directory that tells a worker whether it sees the same directory as the driver."""
@@ -74,7 +74,7 @@ class Scoring(NamedTuple):
 
     site: Site
     corpus: Corpus
-    needed: Sequence[int]
+    needed: IntArray
     speaker: Speaker
     own_anchor: float
     precision: Precision

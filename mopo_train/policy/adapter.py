@@ -57,7 +57,7 @@ class AdapterTask(NamedTuple):
     """What the policy follows; from the first refresh on something else, with ``refresh``."""
     corpus: Corpus
     rates: WinRates
-    plan: list[Planned]
+    plan: Sequence[Planned]
     anchor: float
     """Weight of the level term of the pairwise steps."""
     tau: float
@@ -87,7 +87,7 @@ class _Trainee:
         self.estimates = Estimates(task.rates)
         self.scale = torch.ones(len(task.corpus.rows))
         if task.length_normalised:
-            self.scale = length_scale(torch.tensor([len(row.response) for row in task.corpus.rows])).float()
+            self.scale = length_scale(torch.from_numpy(task.corpus.response_lengths())).float()
         self.own_kl: list[float] = []
         self.told: Mapping[str, float] = {}
         self.follow(task.first)

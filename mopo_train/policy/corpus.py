@@ -43,6 +43,29 @@ class Corpus(NamedTuple):
     digest: str
     """Of all tokens: what log-probabilities depend on besides the model."""
 
+    def response_lengths(self) -> IntArray:
+        """(Y,) tokens of each response."""
+        if isinstance(self.rows, TokenRows):
+            return self.rows.response_lengths()
+        return np.array([len(row.response) for row in self.rows])
+
+
+class Prompts(Sequence[Ids]):
+    """The P prompts of ``rows``, read when they are asked for."""
+
+    def __init__(self, rows: Sequence[Encoded], starts: IntArray) -> None:
+        """``starts`` (P + 1,): the responses of prompt x are rows[starts[x]:starts[x + 1]]."""
+        self.rows, self.starts = rows, starts
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, place: Any) -> Any:
+        places = range(len(self))[place]
+        if isinstance(places, int):
+            return self.rows[int(self.starts[places])].prompt
+        return [self[each] for each in places]
+
 
 def encode_corpus(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, limit: int) -> Corpus:
     """Tokenise ``data`` once, at most ``limit`` tokens per prompt and response together, the end of a response cut off.
@@ -159,7 +182,7 @@ class _Chosen(Sequence[Encoded]):
 
 
 def corpus_log_probabilities(
-    model: PreTrainedModel, corpus: Corpus, needed: Sequence[int], directory: Path, key: str, *, title: str
+    model: PreTrainedModel, corpus: Corpus, needed: Sequence[int] | IntArray, directory: Path, key: str, *, title: str
 ) -> FloatArray:
     """(Y,) log pi(y | x) in nats of the responses ``needed``; NaN for those that nobody asked for yet.
 

@@ -22,7 +22,7 @@ from mopo_train.errors import DataError
 from mopo_train.family import write_whole
 from mopo_train.formulation import solve_floors
 from mopo_train.policy.adapter import new_adapter, unwrap
-from mopo_train.policy.batches import Planned, make_units, plan_steps
+from mopo_train.policy.batches import Steps, make_units, plan_steps
 from mopo_train.policy.corpus import Corpus, log_probabilities
 from mopo_train.policy.distributed import from_leader
 from mopo_train.policy.sampling import sample
@@ -91,7 +91,7 @@ def prepare_round(
     return unwrap(model), Round(rates, corpus, reference)
 
 
-def plan_round(made: Round, batch_size: int, steps: int, seed: int) -> list[Planned]:
+def plan_round(made: Round, batch_size: int, steps: int, seed: int) -> Steps:
     """The batches of a round: all pairs of a prompt's answers."""
     compared = [
         (start + a, start + b)

@@ -26,12 +26,15 @@ class Speaker:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Ids], limit: int, seed: int) -> None:
         """``prompts`` in tokens; ``limit`` in tokens for prompt and answer together."""
         self.tokenizer, self.limit, self.seed = tokenizer, limit, seed
-        order = np.random.default_rng(seed).permutation(len(prompts))
-        self.prompts = [prompts[index] for index in order]
+        self._prompts, self._order = prompts, np.random.default_rng(seed).permutation(len(prompts))
+
+    def asked(self, number: int) -> list[Ids]:
+        """At most ``number`` of the prompts, in random order; fewer are the first of more."""
+        return [self._prompts[index] for index in self._order[:number]]
 
     def own_samples(self, base: PreTrainedModel, work: Path, weight: float) -> OwnSamples:
         """Answers of the reference ``base``, with its log-probabilities; kept in ``work``."""
-        path, prompts = work / "own-samples.json", self.prompts[:OWN_PROMPTS]
+        path, prompts = work / "own-samples.json", self.asked(OWN_PROMPTS)
         if not from_leader(path.exists):
             rows = sample(base, self.tokenizer, prompts, self.limit, self.seed)
             told = json.dumps([row.response.tolist() for row in rows])
@@ -53,7 +56,7 @@ class Speaker:
                 path = work / f"divergence-{name}.json"
                 if not from_leader(path.exists):
                     wrapped = new_adapter(model, rank=1, seed=self.seed, start=adapter)
-                    came = generated_divergence(wrapped, self.tokenizer, self.prompts[:prompts], self.limit, self.seed)
+                    came = generated_divergence(wrapped, self.tokenizer, self.asked(prompts), self.limit, self.seed)
                     model = unwrap(wrapped)
                     error = came.error if came.prompts > 1 else None
                     told = GeneratedKL(kl=came.kl, error=error, prompts=came.prompts).model_dump_json()

@@ -23,7 +23,7 @@ class TokenRows(Sequence[Encoded]):
         """``entry`` as `write_tokens` left it; ``prompt_of`` (Y,) the prompt of each response."""
         self._prompt_of = prompt_of
         self._prompts, self._responses = _mapped(entry / FILES[0]), _mapped(entry / FILES[1])
-        self._prompt_ends, self._response_ends = np.load(entry / FILES[2]), np.load(entry / FILES[3])
+        self._prompt_ends, self._response_ends = (np.load(entry / name, mmap_mode="r") for name in FILES[2:4])
 
     def __len__(self) -> int:
         return len(self._prompt_of)

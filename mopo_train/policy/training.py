@@ -46,7 +46,7 @@ class PlannedPolicy(NamedTuple):
     name: str
     point: Solution
     """What it follows."""
-    plan: list[Planned]
+    plan: Sequence[Planned]
     """The batches of its steps."""
     start: Path | None
     """Adapter to begin with; None: the reference."""

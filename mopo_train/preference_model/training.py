@@ -1,5 +1,6 @@
 """Fit a preference network to labelled pairs of text, and read the strengths of all responses off it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mopo_train.console import ProgressLine
-from mopo_train.policy.batches import Planned, make_units, plan_steps
+from mopo_train.policy.batches import Planned, Steps, make_units, plan_steps
 from mopo_train.policy.loop import Batch, LoopSettings, Task, optimise
 from mopo_train.preference_model.network import (
     PreferenceNetwork,
@@ -44,7 +45,7 @@ class Lesson(NamedTuple):
 
     compared: Compared
     texts: Texts
-    plan: list[Planned]
+    plan: Sequence[Planned]
     """The batches of its steps."""
 
 
@@ -75,10 +76,10 @@ def new_network(
 
 def planned_steps(
     compared: Compared, texts: Texts, settings: FitSettings, response_prompt: IntArray, seed: int
-) -> list[Planned]:
+) -> Steps:
     """The batches of the whole training: responses of a prompt together, read once for all their pairs."""
     units = make_units(compared.pairs, response_prompt, settings.batch_size)
-    epoch = sum(len(unit.responses) for unit in units) / settings.batch_size
+    epoch = len(units.responses) / settings.batch_size
     return plan_steps(
         units, texts.lengths, settings.batch_size, max(settings.least_steps, round(settings.epochs * epoch)), seed
     )
