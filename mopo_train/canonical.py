@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from mopo_train import dialogues, formats, ratings, rows
 from mopo_train.errors import DataError
-from mopo_train.formats import Rated, Skipped, SourceFormat
+from mopo_train.formats import Converted, Rated, Skipped, SourceFormat
 from mopo_train.rows import Comparison, RowError
 from mopo_train.sources import RawRows, Row
 
@@ -155,9 +155,7 @@ def _keys(item: Comparison | Rated) -> bytes:
     return rows.row_keys(item) if isinstance(item, Comparison) else rows.answer_keys(item.prompt, item.response)
 
 
-def _convert_row(
-    row: Row, source_format: SourceFormat, objective: str
-) -> Comparison | Rated | Skipped | list[Rated | Skipped]:
+def _convert_row(row: Row, source_format: SourceFormat, objective: str) -> Converted:
     if missing := source_format.required - row.keys():
         other = formats.recognise(row)
         found = f"it has the columns of {other.name}" if other else f"its columns are {', '.join(row) or 'none'}"

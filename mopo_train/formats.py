@@ -9,6 +9,7 @@ they are errors. Not covered: rankings of more than two answers in one row.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, NamedTuple
 
 from mopo_train.dialogues import (
@@ -59,6 +60,10 @@ class Rated(NamedTuple):
     ratings: dict[str, float]
 
 
+Converted = Comparison | Rated | Skipped | list[Rated | Skipped] | list[Comparison | Skipped]
+"""What a row holds."""
+
+
 @dataclass(frozen=True)
 class SourceFormat:
     """How to know a format and read a row of it."""
@@ -70,8 +75,8 @@ class SourceFormat:
     """Columns that every row has."""
     matches: Callable[[Row], bool]
     """Whether a file whose first row is given has this format."""
-    convert: Callable[[Row, str], "Comparison | Rated | Skipped | list[Rated | Skipped]"]
-    """From a row and the objective's name (empty unless ``unnamed``); several answers where a row holds them. Raises
+    convert: Callable[[Row, str], "Converted"]
+    """From a row and the objective's name (empty unless ``unnamed``); a list where a row holds several. Raises
     RowError."""
     rated: bool = False
     """Holds rated answers, one or several per row, not one comparison."""
@@ -111,6 +116,15 @@ def _saferlhf(row: Row, _: str) -> Comparison | Skipped:
         preferences[objective] = 1.0 - preferred
     texts = [read_text(row[column], column) for column in ("response_0", "response_1")]
     return Comparison(prompt, texts[0], texts[1], preferences)
+
+
+def _safer(row: Row, _: str) -> Comparison | Skipped:
+    """Copies of PKU-SafeRLHF's answers of which one is safe."""
+    prompt = read_prompt(row.get("prompt"))
+    if _any_empty(row, "safer_response", "unsafe_response"):
+        return EMPTY
+    texts = [read_text(row[column], column) for column in ("safer_response", "unsafe_response")]
+    return Comparison(prompt, texts[0], texts[1], {"safety": 1.0})
 
 
 def _chosen(row: Row, objective: str) -> Comparison | Skipped:
@@ -187,10 +201,15 @@ HELPSTEER_RATINGS = {"helpfulness": "helpfulness", "correctness": "factuality", 
 """The attributes of which more is better; HelpSteer2's complexity and verbosity describe a style."""
 
 
-def _helpsteer(row: Row, _: str) -> Rated | Skipped:
+def _helpsteer_prompt(row: Row) -> list[Message]:
     text = row.get("prompt")
     if not isinstance(text, str) or not text.strip():
         raise RowError(f"'prompt' is {shown(text)}; expected the question as text")
+    return helpsteer_turns(text)
+
+
+def _helpsteer(row: Row, _: str) -> Rated | Skipped:
+    messages = _helpsteer_prompt(row)
     if _any_empty(row, "response"):
         return EMPTY
     ratings = {}
@@ -200,10 +219,47 @@ def _helpsteer(row: Row, _: str) -> Rated | Skipped:
         if isinstance(rating, bool) or not isinstance(rating, int | float) or not 0 <= rating <= 4:
             raise RowError(f"'{column}' is {shown(rating)}; expected a rating from 0 to 4, or null")
         ratings[objective] = float(rating)
-    messages = helpsteer_turns(text)
     if not all(message["content"].strip() for message in messages):
         return EMPTY_TURN
     return Rated(read_prompt(messages), read_text(row.get("response"), "response"), ratings)
+
+
+def _helpsteer_preference(row: Row, objective: str) -> Comparison | Skipped:
+    """HelpSteer2's file of preferences: -3 where the first answer is much better, to 3 where the second one is."""
+    messages = _helpsteer_prompt(row)
+    if _any_empty(row, "response_1", "response_2"):
+        return EMPTY
+    if not all(message["content"].strip() for message in messages):
+        return EMPTY_TURN
+    strength = row.get("preference_strength")
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not -3 <= strength <= 3:
+        raise RowError(f"'preference_strength' is {shown(strength)}; expected a number from -3 to 3")
+    texts = [read_text(row[column], column) for column in ("response_1", "response_2")]
+    return Comparison(read_prompt(messages), texts[0], texts[1], {objective: _won(-strength)})
+
+
+FINE_GRAINED_ANSWERS = [f"prediction {number}" for number in range(1, 5)]
+
+
+def _fine_grained(row: Row, objective: str) -> list[Comparison | Skipped]:
+    """FineGrainedRLHF's qa-feedback: four answers, each pair compared. The passages that they rest on are left out."""
+    prompt = read_prompt(row.get("question"), "question")
+    pairs, verdicts = list(combinations(FINE_GRAINED_ANSWERS, 2)), row.get("preference")
+    if not isinstance(verdicts, list) or len(verdicts) != len(pairs) or any(each not in (0, 1, 2) for each in verdicts):
+        raise RowError(f"'preference' is {shown(verdicts)}; expected 6 numbers: 1 or 2, the better one, or 0")
+    return [
+        EMPTY
+        if _any_empty(row, *pair)
+        else Comparison(
+            prompt, *(read_text(row[column], column) for column in pair), {objective: _won((0, 1, -1)[verdict])}
+        )
+        for pair, verdict in zip(pairs, verdicts, strict=True)
+    ]
+
+
+def _won(difference: float) -> float:
+    """The label of a pair whose first answer is better by ``difference``."""
+    return 0.5 if difference == 0 else float(difference > 0)
 
 
 TRUTHFULQA_ENDS = {"\nTrue:": "factuality", "\nHelpful:": "helpfulness"}
@@ -324,6 +380,32 @@ FORMATS: tuple[SourceFormat, ...] = (
             _has("prompt", "response_0", "response_1")(row) and not row.keys().isdisjoint(SAFERLHF_LABELS)
         ),
         convert=_saferlhf,
+    ),
+    SourceFormat(
+        name="PKU-SafeRLHF, safe and unsafe",
+        columns="prompt, safer_response, unsafe_response",
+        required=frozenset({"prompt", "safer_response", "unsafe_response"}),
+        matches=_has("prompt", "safer_response", "unsafe_response"),
+        convert=_safer,
+        chosen_first=True,
+    ),
+    SourceFormat(
+        name="HelpSteer2 preferences",
+        columns="prompt, response_1, response_2, preference_strength from -3 to 3",
+        required=frozenset({"prompt", "response_1", "response_2", "preference_strength"}),
+        matches=_has("prompt", "response_1", "response_2", "preference_strength"),
+        convert=_helpsteer_preference,
+        unnamed=True,
+        default="helpfulness",
+    ),
+    SourceFormat(
+        name="FineGrainedRLHF",
+        columns="question, prediction 1 to prediction 4, preference",
+        required=frozenset({"question", "preference", *FINE_GRAINED_ANSWERS}),
+        matches=_has("question", "preference", *FINE_GRAINED_ANSWERS),
+        convert=_fine_grained,
+        unnamed=True,
+        default="helpfulness",
     ),
     SourceFormat(
         name="UltraFeedback",

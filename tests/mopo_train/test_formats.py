@@ -365,6 +365,47 @@ def test_every_format_is_recognised_as_itself() -> None:
     assert recognise({"prompt": "q", "response": "x"}) is None
 
 
+STRONG: Row = {"prompt": "q", "response_1": "x", "response_2": "y", "preference_strength": 2}
+
+
+@pytest.mark.parametrize(("strength", "label"), [(-3, 1.0), (-1, 1.0), (0, 0.5), (1, 0.0), (3, 0.0)])
+def test_helpsteers_preferences_are_for_the_first_where_negative(tmp_path: Path, strength: int, label: float) -> None:
+    found = read_one(tmp_path, STRONG | {"preference_strength": strength})
+    assert (found.response_a, found.response_b, found.preferences) == ("x", "y", {"helpfulness": label})
+
+
+@pytest.mark.parametrize("strength", [4, None, "2", True])
+def test_a_strength_that_is_none_is_refused(tmp_path: Path, strength: object) -> None:
+    refused(tmp_path, STRONG | {"preference_strength": strength}, "'preference_strength' is .*from -3 to 3")
+
+
+def test_helpsteers_preferences_keep_the_conversation(tmp_path: Path) -> None:
+    text = "hi\n<extra_id_1>Assistant\nhello\n<extra_id_1>User\nand?"
+    assert read_one(tmp_path, STRONG | {"prompt": text}).prompt == [user("hi"), assistant("hello"), user("and?")]
+
+
+def test_safe_and_unsafe_answers_label_safety(tmp_path: Path) -> None:
+    found = read_one(tmp_path, {"prompt": "q", "safer_response": "no", "unsafe_response": "yes"})
+    assert (found.response_a, found.preferences) == ("no", {"safety": 1.0})
+
+
+FOUR: Row = {f"prediction {n}": f"answer {n}" for n in range(1, 5)} | {
+    "question": "q",
+    "preference": [0, 1, 2, 1, 0, 2],
+}
+
+
+def test_four_compared_answers_make_six_pairs(tmp_path: Path) -> None:
+    """The example of FineGrainedRLHF's own description: 1vs2, 1vs3, 1vs4, 2vs3, 2vs4, 3vs4."""
+    pairs = {
+        (a.response_a[-1], a.response_b[-1]): a.preferences["helpfulness"] for a in read(tmp_path, FOUR).comparisons()
+    }
+    assert pairs == {
+        ("1", "2"): 0.5, ("1", "3"): 1.0, ("1", "4"): 0.0, ("2", "3"): 1.0, ("2", "4"): 0.5, ("3", "4"): 0.0
+    }  # fmt: skip
+    refused(tmp_path, FOUR | {"preference": [1, 2]}, "expected 6 numbers")
+
+
 def real_rows(path: Path) -> list[Row]:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
@@ -393,6 +434,17 @@ def test_real_chosen_and_rejected_answers(real_data: Path, name: str, pairs: int
         assert whole["rejected"].rstrip().endswith(found.response_b.rstrip()[-200:])
         assert {message["role"] for message in found.prompt[::2]} == {"user"}
         assert {message["role"] for message in found.prompt[1::2]} <= {"assistant"}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "objective", "held"),
+    [("pku_saferlhf_safety_pairs", "safety", 5135), ("finegrained_rlhf_qa_feedback_dev", "helpfulness", 3000)],
+)
+def test_real_files_of_third_parties_are_recognised(real_data: Path, name: str, objective: str, held: int) -> None:
+    data = read_preferences([real_data / f"{name}.jsonl.gz"], at_least=1)
+    assert data.objectives == (objective,)
+    assert data.summary.pairs + sum(data.skipped.values()) == held
 
 
 @pytest.mark.data
