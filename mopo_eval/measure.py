@@ -202,9 +202,9 @@ def _complete(store: AnswerStore, engines: Engines, plan: Plan, directory: Path)
     if reused:
         where, kinds = ", ".join(f"evaluation/{run}" for run in store.runs), "+".join(sorted(store.engines))
         say(f"reusing {reused} of {grid.size} answers, which an earlier run got ({kinds}; {where})")
+    if not plan.allow_trained:
+        _refuse_trained(engines.family, plan.prompts)
     if reused < grid.size:
-        if not plan.allow_trained:
-            _refuse_trained(engines.family, plan.prompts)
         spool = directory / SPOOL
         note = store.add_spool(spool, directory.name, plan.engine.accepts)
         prompts, places = {prompt.id: prompt for prompt in plan.prompts}, store.missing()

@@ -42,6 +42,11 @@ class ChoiceJudge(NamedTuple):
                     f"judge '{self.name}' on {case.where}: it judges policies by their log-probabilities, not texts; "
                     "use it in the judges.yaml of 'mopo-eval run'."
                 )
+            if not all(map(math.isfinite, case.choices)):
+                raise JudgeError(
+                    f"judge '{self.name}' on {case.where}: the engine's log-probabilities are {case.choices}; a policy "
+                    "whose output is not finite cannot be judged."
+                )
             on_judgement(index, self._judgement(case, case.choices))
 
     def figures(self, judgement: Judgement) -> dict[str, float]:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mopo_eval.judges.case import Case, Judge
+from mopo_eval.judges.case import Case, Judge, OnJudgement
 from mopo_eval.judges.verdicts import VERDICTS, Kept, Verdicts
 from mopo_eval.prompts import read_truth
 from mopo_eval.rows import read_rows
 from mopo_eval.spool import Spool, open_spool
 from mopo_train.console import ProgressLine, progress
-from mopo_train.errors import DataError
+from mopo_train.errors import DataError, JudgeError
 from mopo_train.judgement import Judgement
 
 
@@ -57,7 +57,7 @@ def scoring(judge: Judge, total: int, keep: Path | None = None) -> Iterator[Scor
                     found[key] = judgement
                     line.advance()
 
-                judge.judge([cases[places[key]] for key in missing], take)
+                _judge(judge, [cases[places[key]] for key in missing], take)
             if asking and len(cases) > len(missing):
                 asking[0][1].advance(len(cases) - len(missing))
             return [judgement for key in keys if (judgement := found[key]) is not None]
@@ -67,8 +67,22 @@ def scoring(judge: Judge, total: int, keep: Path | None = None) -> Iterator[Scor
 
 def _all(judge: Judge, cases: Sequence[Case]) -> list[Judgement]:
     found: dict[int, Judgement] = {}
-    judge.judge(cases, found.__setitem__)
+    _judge(judge, cases, found.__setitem__)
     return [found[index] for index in range(len(cases))]
+
+
+def _judge(judge: Judge, cases: Sequence[Case], take: OnJudgement) -> None:
+    """Hand every judgement to ``take``. Raises JudgeError for a score that is none, whatever kind of judge gave it."""
+
+    def checked(index: int, judgement: Judgement) -> None:
+        if not 0 <= judgement.score <= 1:  # the comparison also refuses NaN
+            raise JudgeError(
+                f"judge '{judge.name}' on {cases[index].where}: its score is {judgement.score}, not in [0, 1]; "
+                "see that its model and data hold finite numbers."
+            )
+        take(index, judgement)
+
+    judge.judge(cases, checked)
 
 
 def read_cases(path: Path) -> Iterator[Case]:

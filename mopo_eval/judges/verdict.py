@@ -38,6 +38,8 @@ def read_verdict(choice: Mapping[str, Any], choices: Sequence[str]) -> Verdict |
         return None
     decided = named[given.casefold()]
     probabilities = _probabilities(choice, given, choices) or {name: float(name == decided) for name in choices}
+    if any(math.isnan(each) for each in probabilities.values()):
+        return None
     reason = answer.get("reason")
     return Verdict(decided, probabilities, None if reason is None else str(reason))
 
@@ -53,9 +55,9 @@ def _probabilities(choice: Mapping[str, Any], given: str, choices: Sequence[str]
         begins = str(alternative.get("token", "")).strip().strip('"').casefold()
         fitting = [name for name in choices if begins and name.casefold().startswith(begins)]
         if len(fitting) == 1:
-            mass[fitting[0]] += math.exp(min(0.0, float(alternative["logprob"])))
+            mass[fitting[0]] += math.exp(min(float(alternative["logprob"]), 0.0))  # in this order NaN stays NaN
     total = sum(mass.values())
-    return {name: value / total for name, value in mass.items()} if total > 0 else None
+    return None if total == 0 else {name: value / total for name, value in mass.items()}
 
 
 def _verdict_token(tokens: Sequence[Mapping[str, Any]], given: str) -> int | None:

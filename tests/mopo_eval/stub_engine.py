@@ -35,6 +35,8 @@ class StubEngine:
     most_inflight: int = 0
     held: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     """Released once per request that is made to wait."""
+    die: Callable[[], None] = lambda: None
+    """Ends the server, and every connection to it."""
 
     def answer(self, body: Body) -> str:
         """Depends on everything that should matter, so that a mixed-up answer shows."""
@@ -85,6 +87,12 @@ def stub_engine(
             Starlette(routes=routes), log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=0
         )
         server = uvicorn.Server(config)
+
+        def die() -> None:
+            listener.close()
+            server.should_exit = server.force_exit = True
+
+        engine.die = die
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()  # connections queue in the listener until the server takes them
         try:

@@ -84,6 +84,12 @@ def test_cut_answers_and_unjudged_objectives_are_warned_about(root: Path, tmp_pa
     assert "of 6 answers per policy, so many were cut at 256 tokens: reference 6, policy-00 6" in done.stderr
 
 
+def test_empty_answers_are_warned_about(root: Path) -> None:
+    with stub_engine(list(SCORES), lambda body, before: JSONResponse(completion(" "))) as engine:
+        done = command("run", root, "--engine", engine.url)
+    assert "of 6 answers per policy, so many are empty: reference 6, policy-00 6" in done.stderr
+
+
 def test_answers_only_needs_no_judges(root: Path, tmp_path: Path) -> None:
     (tmp_path / "data" / "judges.yaml").unlink()
     with stub_engine(list(SCORES)) as engine:

@@ -2,6 +2,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,21 @@ def test_an_engine_that_fails_midway_keeps_what_came_and_the_repeated_run_asks_f
     assert len(engine.asked) - before == TOTAL - len(kept) == TOTAL - made.reused
 
 
+def test_an_engine_that_dies_midway_keeps_what_came_and_the_repeated_run_asks_for_the_rest(root: Path) -> None:
+    def end() -> None:
+        for _ in range(4):  # all four workers wait: the twenty answers have been kept
+            engine.held.acquire(timeout=60)
+        engine.die()
+
+    with stub_engine(list(SCORES), answered=20) as engine:
+        threading.Thread(target=end).start()
+        with pytest.raises(EngineError, match=r"failed 3 times in a row; Client.* 20 of the 60 answers .* are kept"):
+            run(root, engine.url)
+    with stub_engine(list(SCORES)) as engine:
+        assert run(root, engine.url).reused == 20
+    assert len(engine.asked) == TOTAL - 20
+
+
 def test_prompts_that_the_engine_refuses_are_named_and_the_other_answers_kept(root: Path) -> None:
     def fault(body: Body, before: int) -> Response | None:
         return error(400, "context length is 8.") if body["messages"][0]["content"] == "Question 3?" else None
@@ -241,6 +257,8 @@ def test_prompts_of_the_training_data_are_refused_before_anything_is_asked(root:
         assert not engine.asked
         allowed = Plan(**vars(plan(engine.url)) | {"allow_trained": True})
         assert measure(root, read_family(root), allowed).summary.answers == TOTAL
+        with pytest.raises(DataError, match="2 of the prompts are training prompts"):
+            run(root, engine.url)  # that their answers are there already excuses nothing
 
 
 def test_a_run_that_was_killed_asks_nothing_twice(root: Path) -> None:

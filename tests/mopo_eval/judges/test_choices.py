@@ -108,6 +108,12 @@ def test_prompts_without_choices_and_texts_are_refused(tiny_copy: Path) -> None:
         load_judge({"kind": "multiple-choice", "template": "no place for the question"})
 
 
+def test_a_policy_whose_output_is_not_finite_is_an_error() -> None:
+    case = Case("Why?", "", "row 1", ("So.",), ("No.",), choices=(math.nan, -1.0))
+    with pytest.raises(JudgeError, match="on row 1: the engine's log-probabilities are"):
+        score_cases(load_judge("multiple-choice"), [case])
+
+
 def test_evidence_names_the_likeliest_answer(tiny_copy: Path) -> None:
     case = Case("Why?", "", "row 1", ("So.",), ("No.", "Never."), choices=(-3.0, -1.0, -2.0))
     (found,) = score_cases(load_judge("multiple-choice"), [case])

@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import pytest
 from mopo_eval.judges.callables import load_callable
 from mopo_eval.judges.case import Case, OnJudgement
 from mopo_eval.judges.scoring import read_cases, score_cases
-from mopo_eval.judges.verdicts import VERDICTS
+from mopo_eval.judges.verdicts import VERDICTS, Kept
+from mopo_eval.spool import read_spool
 from mopo_train.errors import DataError, JudgeError
 from mopo_train.judgement import Judgement
 
@@ -73,6 +75,21 @@ def test_a_costly_judge_is_asked_once_for_every_case_also_after_it_failed(tmp_pa
     assert (failing.asked, whole.asked) == (2, 2)  # four different cases, two of them known from the first directory
     assert score_cases(Counting(lasts=0), asked, tmp_path / "third") == judged
     assert not (tmp_path / "third" / VERDICTS).exists()
+
+
+@pytest.mark.parametrize("score", [math.nan, 1.5, -0.1])
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_score_that_is_none_is_refused_whatever_kind_of_judge_gave_it(
+    tmp_path: Path, score: float, *, keep: bool
+) -> None:
+    class Broken(Counting):
+        def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
+            on_judgement(0, Judgement(0.5, None, None))
+            on_judgement(1, Judgement(score, None, None))
+
+    with pytest.raises(JudgeError, match=f"'counting' on row 1: its score is {score}, not in"):
+        score_cases(Broken(), cases("a", "b"), tmp_path / "run" if keep else None)
+    assert len(read_spool(tmp_path / "run" / VERDICTS, Kept)) == keep  # the sound one is kept
 
 
 def test_what_another_judge_said_does_not_count(tmp_path: Path) -> None:

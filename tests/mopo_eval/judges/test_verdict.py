@@ -41,6 +41,11 @@ def test_probabilities_are_those_of_the_verdicts_own_token() -> None:
     assert found.probabilities == pytest.approx({"1": 0.0, "2": 0.25, "3": 0.75})
 
 
+def test_a_model_whose_probabilities_are_not_numbers_gave_no_verdict() -> None:
+    tokens = [('{"verdict": "', {}), ("3", {"3": math.nan}), ('"}', {})]
+    assert read_verdict(choice('{"verdict": "3"}', tokens), GRADES) is None
+
+
 def test_words_are_told_by_their_first_token() -> None:
     tokens = [('{"verdict": "', {}), ("t", {"t": 0.5, "A": 0.3, "B": 0.2}), ('ie"}', {})]
     found = read_verdict(choice('{"verdict": "tie"}', tokens), ["A", "B", "tie"])
