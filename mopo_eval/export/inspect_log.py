@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mopo_eval.export.records import Export, Sample
+from mopo_eval.reliability import as_json
 from mopo_eval.scorecards import ObjectiveScore
 from mopo_train.rows import read_prompt
 
@@ -49,7 +50,8 @@ def _spec(export: Export) -> dict[str, Any]:
         },
         "dataset": {"name": Path(summary.prompts_from).name or None, "samples": summary.prompts, "sample_ids": ids},
         "config": {"epochs": summary.sampling.samples},
-        "metadata": {"run": summary.run, "engine": summary.engine, "judges": summary.judges},
+        "metadata": {"run": summary.run, "engine": summary.engine, "judges": summary.judges}
+        | as_json(summary.reliability),
     }
 
 

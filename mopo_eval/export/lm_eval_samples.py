@@ -13,6 +13,7 @@ from typing import Any
 
 from mopo_eval.bootstrap import standard_error
 from mopo_eval.export.records import Export, Sample
+from mopo_eval.reliability import as_json
 from mopo_train.family import write_whole
 
 FILTER = "none"
@@ -73,10 +74,11 @@ def _results(export: Export) -> dict[str, Any]:
         "gen_kwargs": sampling,
     }
     config |= {"batch_size": 1, "limit": None, "bootstrap_iters": 0, "random_seed": summary.sampling.seed}
+    about = {"judges": summary.judges, **as_json(summary.reliability)}
     return {
         "results": {task: scores},
         "group_subtasks": {},
-        "configs": {task: _task(task, table.objectives, sampling)},
+        "configs": {task: _task(task, table.objectives, sampling) | {"metadata": about}},
         "versions": {task: 0},
         "n-shot": {task: 0},
         "higher_is_better": {task: dict.fromkeys(table.objectives, True)},

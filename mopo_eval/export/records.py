@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mopo_eval.answer_store import ROWS_AT_ONCE
 from mopo_eval.evaluation import JUDGEMENTS, RESPONSES
 from mopo_eval.prompts import read_prompts
 from mopo_eval.results import AskedPrompt, RunResults
@@ -56,8 +55,10 @@ def sample_reader(
                 verdicts.setdefault((row["prompt_id"], row["sample"]), {})[row["objective"]] = row
             path = results.directory / RESPONSES
             with pq.ParquetFile(path) as table:
-                for batch in table.iter_batches(ROWS_AT_ONCE):
-                    for row in batch.to_pylist():
+                for group in range(table.num_row_groups):
+                    if policy not in table.read_row_group(group, ["policy"]).column(0).unique().to_pylist():
+                        continue  # the run's order has one policy after the other
+                    for row in table.read_row_group(group).to_pylist():
                         if row["policy"] == policy:
                             place = places[row["prompt_id"]]
                             said = verdicts.get((row["prompt_id"], row["sample"]), {})

@@ -3,7 +3,7 @@
 The score is the share of claims that are supported (FActScore, Min et al., arXiv 2305.14251, section 3, with sentences
 for atomic facts), expected under the probabilities of what decides: a language model (``LlmClaims``), or a small model
 fitted on this machine (``ModelClaims``). References are the prompt's "references", its "incorrect" ones are known to be
-false. Abstention is told apart from error and scores 0.5, like an answer that claims nothing wrong or right. What no
+false. Abstention is told apart from error and scores 0.5; an answer that claims nothing otherwise scores 0. What no
 reference speaks of is unsupported, which does not say that it is false.
 """
 
@@ -76,9 +76,9 @@ def claim_figures(judgement: Judgement) -> dict[str, float]:
     return found | {kind: kinds.count(kind) / len(kinds) for kind in KINDS if kinds}
 
 
-def _open(name: str, cases: Sequence[Case], on_judgement: OnJudgement) -> list[tuple[int, str]]:
-    """Claims to check, with the case of each, after judging answers that have none. Raises JudgeError."""
-    found = []
+def _to_check(name: str, cases: Sequence[Case], on_judgement: OnJudgement) -> dict[int, list[str]]:
+    """Claims to check by the place of their case, after judging answers that have none. Raises JudgeError."""
+    found = {}
     for index, case in enumerate(cases):
         if not case.references:
             raise JudgeError(
@@ -88,7 +88,7 @@ def _open(name: str, cases: Sequence[Case], on_judgement: OnJudgement) -> list[t
         if abstains(case.response):
             on_judgement(index, Judgement(ABSTENTION, ABSTAINED, case.response.strip()[:SHOWN]))
         elif claims := claims_of(case.response):
-            found += [(index, claim) for claim in claims]
+            found[index] = claims
         else:
             on_judgement(index, judgement_of([]))
     return found
@@ -114,18 +114,18 @@ class LlmClaims(NamedTuple):
 
     def judge(self, cases: Sequence[Case], on_judgement: OnJudgement) -> None:
         """Every judgement, when all claims of an answer are judged. Raises JudgeError."""
-        claims = _open(self.name, cases, on_judgement)
-        found: dict[int, dict[int, Claim]] = {}
-        wanted = {index: [place for place, (of, _) in enumerate(claims) if of == index] for index, _ in claims}
+        claims = _to_check(self.name, cases, on_judgement)
+        found: dict[int, list[Claim | None]] = {index: [None] * len(texts) for index, texts in claims.items()}
+        every = ((index, place) for index, texts in claims.items() for place in range(len(texts)))
 
-        async def work(client: Client, place: int) -> None:
-            index, text = claims[place]
-            found.setdefault(index, {})[place] = await self._check(client, cases[index], text)
-            if len(found[index]) == len(wanted[index]):
-                on_judgement(index, judgement_of([found[index][at] for at in wanted[index]]))
+        async def work(client: Client, which: tuple[int, int]) -> None:
+            index, place = which
+            found[index][place] = await self._check(client, cases[index], claims[index][place])
+            if None not in found[index]:
+                on_judgement(index, judgement_of([claim for claim in found[index] if claim]))
 
         try:
-            asyncio.run(in_flight(self.llm.endpoint(), range(len(claims)), work))
+            asyncio.run(in_flight(self.llm.endpoint(), every, work))
         except EngineError as error:
             raise JudgeError(f"judge '{self.name}': {error}") from error
 
@@ -167,14 +167,13 @@ class ModelClaims(NamedTuple):
         """Every judgement. Raises JudgeError."""
         model = self._model()
         say(f"judge {self.name}: {model.reliability.sentence}")
-        claims = _open(self.name, cases, on_judgement)
-        found: dict[int, list[Claim]] = {}
-        for index, text in claims:
-            chance = model.probabilities(cases[index].prompt, text, cases[index].references, cases[index].incorrect)
-            kind = KINDS[int(np.argmax(chance))]
-            found.setdefault(index, []).append(Claim(text, kind, float(chance[KINDS.index(SUPPORTED)])))
-        for index, some in found.items():
-            on_judgement(index, judgement_of(some))
+        for index, texts in _to_check(self.name, cases, on_judgement).items():
+            on_judgement(index, judgement_of([self._check(model, cases[index], text) for text in texts]))
+
+    @staticmethod
+    def _check(model: ClaimModel, case: Case, claim: str) -> Claim:
+        chance = model.probabilities(case.prompt, claim, case.references, case.incorrect)
+        return Claim(claim, KINDS[int(np.argmax(chance))], float(chance[KINDS.index(SUPPORTED)]))
 
     def _model(self) -> ClaimModel:
         return fit_claim_model(self.sources, self.seed)
