@@ -76,12 +76,15 @@ class Verdicts:
         if not self._new:
             return
         shorts, sources, places = zip(*self._new, strict=True)
-        key = np.concatenate([self._sorted[0], np.array(shorts, np.uint64)])
-        source = np.concatenate([self._sorted[1], np.array(sources, np.int16)])
-        place = np.concatenate([self._sorted[2], np.array(places, np.int64)])
-        order = np.argsort(key, kind="stable")
-        self._sorted = (key[order], source[order], place[order])
         self._new = []
+        keys, known_sources, known_places = self._sorted
+        order = np.argsort(np.array(shorts, np.uint64), kind="stable")
+        new = np.array(shorts, np.uint64)[order]
+        at = np.searchsorted(keys, new, "right")
+        # One array after the other: all at once would need three times the memory.
+        known_sources = np.insert(known_sources, at, np.array(sources, np.int16)[order])
+        known_places = np.insert(known_places, at, np.array(places, np.int64)[order])
+        self._sorted = (np.insert(keys, at, new), known_sources, known_places)
 
 
 def _short(key: str) -> int:
