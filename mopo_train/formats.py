@@ -247,14 +247,14 @@ def _fine_grained(row: Row, objective: str) -> list[Comparison | Skipped]:
     pairs, verdicts = list(combinations(FINE_GRAINED_ANSWERS, 2)), row.get("preference")
     if not isinstance(verdicts, list) or len(verdicts) != len(pairs) or any(each not in (0, 1, 2) for each in verdicts):
         raise RowError(f"'preference' is {shown(verdicts)}; expected 6 numbers: 1 or 2, the better one, or 0")
-    return [
-        EMPTY
-        if _any_empty(row, *pair)
-        else Comparison(
-            prompt, *(read_text(row[column], column) for column in pair), {objective: _won((0, 1, -1)[verdict])}
-        )
-        for pair, verdict in zip(pairs, verdicts, strict=True)
-    ]
+    found: list[Comparison | Skipped] = []
+    for (first, second), verdict in zip(pairs, verdicts, strict=True):
+        if _any_empty(row, first, second):
+            found.append(EMPTY)
+            continue
+        texts = read_text(row[first], first), read_text(row[second], second)
+        found.append(Comparison(prompt, *texts, {objective: _won((0, 1, -1)[verdict])}))
+    return found
 
 
 def _won(difference: float) -> float:
