@@ -20,7 +20,7 @@ demo: $(READY)
 		$(if $(PROMPTS),--prompts "$(PROMPTS)") $(if $(JUDGES),--judges "$(JUDGES)") $(if $(OUT),--out "$(OUT)")
 
 dashboard: $(READY)
-	$(BIN)/mopo-dashboard $(or $(OUT),runs/demo)/family
+	$(BIN)/mopo-dashboard $(or $(OUT),runs/demo)/family --gateway http://127.0.0.1:8000 --audit $(or $(OUT),runs/demo)/audit.db
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -56,6 +56,11 @@ class Catalogue:
             self(key, name=self.objective(name), floor=floor) for name, floor in floors.items() if floor > 0
         )
 
+    def interval(self, low: float, high: float, form: str = ".3f") -> str:
+        """Two ends, as typeset: with minus signs, and words between that no minus sign can be taken for."""
+        ends = (f"{end:{form}}".replace("-", "−") for end in (low, high))
+        return self("word.interval", **dict(zip(("low", "high"), ends, strict=True)))
+
     def number(self, count: int, key: str) -> str:
         """A counted noun: the text at ``key``, or at ``key`` + ``_one`` for 1 where the language has it."""
         single = f"{key}_one"

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from dashboards import palette
 from dashboards.catalogue import Catalogue
 from dashboards.charts import layout
-from dashboards.points import padded
+from dashboards.points import Span
 
 MOST_RADAR = 5
 """Axes beyond which a radar misleads more than it shows."""
@@ -72,20 +72,22 @@ def radar_chart(frame: pd.DataFrame, t: Catalogue) -> go.Figure:
             marker={"symbol": shape, "size": 9},
             hovertemplate=f"<b>{policy}</b><br>%{{theta}} %{{r:.3f}}<extra></extra>",
         )
-    radial = {"range": (0, 1), "tickformat": ".1f", "gridcolor": palette.RULE, "tickfont": {"color": palette.MUTED}}
-    figure.update_layout(
-        polar={"radialaxis": radial, "angularaxis": {"gridcolor": palette.RULE}, "bgcolor": palette.PAPER}
-    )
+    between = 90 - 180 / frame["objective"].nunique()  # degrees: clear of the axes, which begin at the top
+    radial = {"range": (0, 1), "dtick": 0.25, "tickformat": ".2f", "angle": between, "tickangle": 0}
+    radial |= {"gridcolor": palette.RULE, "linecolor": palette.RULE, "tickfont": {"size": 12, "color": palette.MUTED}}
+    angular = {"gridcolor": palette.RULE, "rotation": 90, "direction": "clockwise"}
+    figure.update_layout(polar={"radialaxis": radial, "angularaxis": angular, "bgcolor": palette.PAPER})
     figure.update_layout(margin={"l": 60, "r": 60, "t": 40, "b": 40})
     return _with_legend(figure)
 
 
 def price_chart(
-    corners: Mapping[str, Sequence[float]], axes: tuple[str, str], floor: float | None, top: str
+    corners: Mapping[str, Sequence[float]], axes: tuple[str, str], floor: float | None, top: str, span: Span
 ) -> go.Figure:
     """The best attainable primary over a floor (``price.staircase``), and where no policy holds it.
 
-    ``axes`` are the titles of floor and primary, ``floor`` the one in force, ``top`` names the shaded end.
+    ``axes`` are the titles of floor and primary, ``floor`` the one in force, ``top`` names the shaded end. ``span`` is
+    the range of the primary, one for all objectives, so that their prices can be compared.
     """
     figure = go.Figure(layout=layout(height=380))
     x, end = list(corners["x"]), max(corners["x"], default=0.0)
@@ -112,9 +114,8 @@ def price_chart(
     )
     if floor:
         figure.add_vline(x=floor, line={"color": palette.RUST, "width": 1.6, "dash": "dash"})
-    values = [value for name in ("low", "high") for value in corners[name] if value == value]
     figure.update_xaxes(title_text=axes[0], range=(0, 1.02))
-    figure.update_yaxes(title_text=axes[1], range=padded(values))
+    figure.update_yaxes(title_text=axes[1], range=span)
     return figure
 
 

@@ -9,13 +9,16 @@ from dashboards import palette
 from dashboards.answers import Answer, Judged
 from dashboards.catalogue import Catalogue
 
+WRAPPED = 24
+"""Characters of a cell beyond which it gets a width to wrap in, where the table is too wide for a phone."""
+
 
 class Cell(NamedTuple):
     """A table cell: text, how it is meant, and a second line."""
 
     text: str
     tone: str = ""
-    """``good``, ``bad``, ``muted``, ``name`` (kept on one line), ``number`` or nothing."""
+    """Words of ``good``, ``bad``, ``muted``, ``name`` (kept on one line) and ``number``; or nothing."""
     note: str = ""
 
 
@@ -25,18 +28,21 @@ def table(columns: Sequence[Cell], rows: Sequence[Sequence[Cell]], caption: str)
     body = "".join(
         "<tr>" + "".join(f'<td class="{_class(c)}">{_content(c)}</td>' for c in row) + "</tr>" for row in rows
     )
-    opened = f'<div class="m-scroll"><table class="m-table" aria-label="{escape(caption)}">'
+    # To be scrolled with the keyboard, what scrolls must take the focus.
+    opened = f'<div class="m-scroll" tabindex="0"><table class="m-table" aria-label="{escape(caption)}">'
     return f"{opened}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _class(cell: Cell) -> str:
-    return "number" if cell.tone == "number" else ""
+    return "number" if "number" in cell.tone.split() else ""
 
 
 def _content(cell: Cell) -> str:
     text = escape(cell.text)
-    if cell.tone in {"good", "bad", "muted", "name"}:
-        text = f'<span class="m-{cell.tone}">{text}</span>'
+    if len(cell.text) > WRAPPED:
+        text = f'<span class="long">{text}</span>'
+    for tone in {"good", "bad", "muted", "name"} & set(cell.tone.split()):
+        text = f'<span class="m-{tone}">{text}</span>'
     if not cell.note:
         return text
     size = ' class="long"' if len(cell.note) > 40 else ""
@@ -124,7 +130,7 @@ def _picture(mark: str) -> str:
 def prompt(text: str, category: str, t: Catalogue) -> str:
     """The prompt, as plain text."""
     label = f"{t('word.prompt')} · {category}" if category else t("word.prompt")
-    return f'<div class="m-label">{escape(label)}</div><div class="m-prompt">{escape(text)}</div>'
+    return f'<div class="m-label">{escape(label)}</div><div class="m-prompt" tabindex="0">{escape(text)}</div>'
 
 
 def answer_grid(answers: Sequence[Answer], kinds: dict[str, str], t: Catalogue) -> str:

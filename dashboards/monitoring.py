@@ -3,10 +3,13 @@
 The store itself is read by ``mopo_serve.audit.frames``.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
+
+from mopo_train.rates import wilson_interval
 
 FEW = 20
 """Judgements below which nothing is concluded from what people say."""
@@ -22,6 +25,8 @@ class Shift(NamedTuple):
     figure: str
     before: float
     after: float
+    change: tuple[float, float] | None = None
+    """The interval of the difference of two shares, at 95 %; None for counts and where a period had no requests."""
 
 
 def totals(traffic: pd.DataFrame) -> dict[str, int]:
@@ -59,30 +64,34 @@ def shifts(before: pd.DataFrame, after: pd.DataFrame) -> list[Shift]:
 
     All of it first, then per profile and policy, the largest change of its share of traffic first.
     """
-    found = [
-        Shift("", "", "requests", float(before["requests"].sum()), float(after["requests"].sum())),
-        *(
-            Shift("", "", name, _share(before, name), _share(after, name))
-            for name in ("infeasible", "refused", "failed")
-        ),
-    ]
-    old, new = _traffic_shares(before), _traffic_shares(after)
-    moved = [
-        Shift(profile, policy, "share", old.get((profile, policy), 0.0), new.get((profile, policy), 0.0))
-        for profile, policy in sorted(set(old) | set(new))
-    ]
-    return found + sorted(moved, key=lambda shift: -abs(shift.after - shift.before))
+    n, m = int(before["requests"].sum()), int(after["requests"].sum())
+
+    def shift(profile: str, policy: str, figure: str, old: int, new: int) -> Shift:
+        shares = old / n if n else 0.0, new / m if m else 0.0
+        change = share_change((old, n), (new, m)) if n and m else None
+        return Shift(profile, policy, figure, *shares, change)
+
+    found = [Shift("", "", "requests", n, m)]
+    for name in ("infeasible", "refused", "failed"):
+        found.append(shift("", "", name, int(before[name].sum()), int(after[name].sum())))
+    old, new = _counts(before), _counts(after)
+    moved = [shift(*names, "share", old.get(names, 0), new.get(names, 0)) for names in sorted(set(old) | set(new))]
+    return found + sorted(moved, key=lambda each: -abs(each.after - each.before))
 
 
-def _share(traffic: pd.DataFrame, name: str) -> float:
-    requests = float(traffic["requests"].sum())
-    return float(traffic[name].sum()) / requests if requests else 0.0
+def share_change(before: tuple[int, int], after: tuple[int, int], confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of the difference of two independent shares, each (count, of how many): Newcombe 1998, method 10."""
+    (old, old_low, old_high), (new, new_low, new_high) = (
+        (count / n, *wilson_interval(count / n, n, confidence)) for count, n in (before, after)
+    )
+    down = math.hypot(new - new_low, old_high - old)
+    up = math.hypot(new_high - new, old - old_low)
+    return new - old - down, new - old + up
 
 
-def _traffic_shares(traffic: pd.DataFrame) -> dict[tuple[str, str], float]:
-    requests = float(traffic["requests"].sum())
+def _counts(traffic: pd.DataFrame) -> dict[tuple[str, str], int]:
     grouped = traffic.groupby(["profile", "policy"])["requests"].sum()
-    return {(str(names[0]), str(names[1])): float(n) / requests for names, n in grouped.items()}  # type: ignore[index]
+    return {(str(names[0]), str(names[1])): int(n) for names, n in grouped.items()}  # type: ignore[index]
 
 
 def requests_over_time(over_time: pd.DataFrame, most: int = 4) -> pd.DataFrame:

@@ -21,6 +21,8 @@ GREEN = "#00795C"
 """A shade darker than Okabe and Ito's, so that text in it reaches a contrast of 5 to 1 on white."""
 GREY = "#9AA5B1"
 SHADE = "rgba(31, 41, 51, 0.085)"
+EDGE = "rgba(31, 41, 51, 0.26)"
+"""Where a table goes on."""
 FONT = '"Source Sans", "Source Sans 3", "Source Sans Pro", "Helvetica Neue", Arial, sans-serif'
 
 SEQUENCE = ["#00224E", "#2A3F6D", "#575C6D", "#7D7C78", "#A59C74", "#D2C060", "#EDD84B"]

@@ -34,16 +34,17 @@ STYLE = f"""<style>
 .stApp .annotation-text {{ paint-order: stroke; stroke: {palette.PAPER}; stroke-opacity: 0.85; stroke-width: 3px; }}
 /* A shade at the right edge, which the end of the table brings its cover for: seen while there is more to scroll to. */
 .m-scroll {{ overflow-x: auto; background: linear-gradient(to left, {palette.PAPER} 24px, transparent 48px) local,
-  linear-gradient(to left, {palette.GREY}, transparent 20px); }}
+  linear-gradient(to left, {palette.EDGE}, transparent 20px); }}
 .m-table {{ border-collapse: collapse; width: 100%; font-size: 0.93rem; font-variant-numeric: tabular-nums; }}
 .m-table th {{ text-align: left; font-weight: 600; color: {palette.MUTED}; font-size: 0.85rem;
-  vertical-align: bottom;
+  vertical-align: bottom; word-break: keep-all;
   border-bottom: 1.5px solid {palette.GREY}; padding: 0.35rem 0.9rem 0.35rem 0; }}
 .m-table th small {{ display: block; font-weight: 400; font-size: 0.8rem; }}
 .m-table td {{ border-bottom: 1px solid {palette.RULE}; padding: 0.42rem 0.9rem 0.42rem 0;
   vertical-align: top; }}
 .m-table td {{ min-width: 5.2em; }}
-.m-table .number {{ text-align: right; white-space: nowrap; }}
+.m-table .number {{ text-align: right; }}
+.m-table td.number {{ white-space: nowrap; }}
 .m-table td:first-child {{ font-weight: 600; white-space: nowrap; }}
 .m-table small {{ color: {palette.MUTED}; font-weight: 400; white-space: nowrap; }}
 .m-good {{ color: {palette.GREEN}; font-weight: 600; white-space: nowrap; }}

@@ -48,16 +48,25 @@ def main() -> None:
     except (subprocess.CalledProcessError, MopoError) as error:
         sys.exit(f"demo: {error}")
     print(f"\nDone in {time.monotonic() - started:.0f} s. Where to look next:")
-    places = [
-        (f"{BIN_SHOWN}mopo-dashboard {root}", "compare policies, move the floors"),
-        (f"{BIN_SHOWN}mopo-serve run {root}", "the endpoint, for any OpenAI client"),
-        (f"{options.out / 'plan' / 'plan.html'}", "the front that was predicted before training"),
+    for purpose, place in places(options.out, root, family, scored=scored):
+        print(f"  {purpose}\n    {place}")
+
+
+def places(out: Path, root: Path, family: PolicyFamily, *, scored: bool) -> list[tuple[str, str]]:
+    """Where to look next: purpose, and command or file. The gateway's address is its default."""
+    audit = f"--audit {out / 'audit.db'}"
+    found = [
+        ("the endpoint, for any OpenAI client", f"{BIN_SHOWN}mopo-serve run {root} {audit}"),
+        (
+            "the dashboard: floors, answers and profiles; beside the endpoint also the playground and the monitor",
+            f"{BIN_SHOWN}mopo-dashboard {root} --gateway http://127.0.0.1:8000 {audit}",
+        ),
+        ("the front that was predicted before training", f"{out / 'plan' / 'plan.html'}"),
     ]
     if scored:
         floor = f"{family.objectives[-1]}=0.6"
-        places.append((f"{BIN_SHOWN}mopo-serve resolve {root} --floor {floor}", "which policy a floor gets, and why"))
-    for place, purpose in places:
-        print(f"  {place:<68}  {purpose}")
+        found.append(("which policy a floor gets, and why", f"{BIN_SHOWN}mopo-serve resolve {root} --floor {floor}"))
+    return found
 
 
 BIN_SHOWN = f"{BIN.relative_to(Path.cwd())}/" if BIN.is_relative_to(Path.cwd()) else ""

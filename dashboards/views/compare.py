@@ -17,6 +17,8 @@ from mopo_train.family import REFERENCE
 
 CLOSE, EVERY = "close", "every"
 MOST = 4
+BESIDE = [1, 1.1]
+"""Widths of a chart and of the table beside it."""
 SOURCE = attrgetter("source")
 Pairs = dict[tuple[str, str], float]
 
@@ -98,7 +100,9 @@ def show_scores(frame: pd.DataFrame, chosen: list[str], t: Catalogue) -> None:
     shared.note(t("compare.scores_note"))
     labelled = frame.assign(label=frame["objective"].map(t.title))
     alt = t("compare.grouped_alt", what=t("word.judge_score"), names=t.listed(chosen))
-    shared.chart(comparisons.grouped_chart(labelled, t("word.judge_score"), order=chosen), "compared-scores", alt)
+    left, right = st.columns(BESIDE, gap="large")
+    with left:
+        shared.chart(comparisons.grouped_chart(labelled, t("word.judge_score"), order=chosen), "compared-scores", alt)
     heads = [Cell(t("word.objective")), *(Cell(name, "number") for name in chosen)]
     rows = []
     for objective, group in frame.groupby("objective", sort=False):
@@ -106,11 +110,12 @@ def show_scores(frame: pd.DataFrame, chosen: list[str], t: Catalogue) -> None:
         cells = [Cell(t.title(str(objective)))]
         for name in chosen:
             row = found.get(name)
-            note = t("word.interval", low=row["low"], high=row["high"]) if row else ""
+            note = t.interval(row["low"], row["high"]) if row else ""
             cells.append(Cell(f"{row['mean']:.3f}", "number", note) if row else Cell("–", "number"))
         rows.append(cells)
-    shared.table(heads, rows, t("compare.scores_table"))
-    shared.download(frame.drop(columns="order"), "compared-scores")
+    with right:
+        shared.table(heads, rows, t("compare.scores_table"))
+        shared.download(frame.drop(columns="order"), "compared-scores")
 
 
 def show_differences(found: list[PairedDifference], base: str, confidence: float, t: Catalogue) -> None:
@@ -130,7 +135,9 @@ def show_differences(found: list[PairedDifference], base: str, confidence: float
     others = list(dict.fromkeys(each.policy for each in found))
     alt = t("compare.grouped_alt", what=t("compare.difference"), names=t.listed(others))
     unit = t("compare.difference_unit", base=base)
-    shared.chart(comparisons.grouped_chart(frame, unit, order=[base, *others], mark=0.0), "differences", alt)
+    left, right = st.columns(BESIDE, gap="large")
+    with left:
+        shared.chart(comparisons.grouped_chart(frame, unit, order=[base, *others], mark=0.0), "differences", alt)
     rows = []
     for each in found:
         mean, low, high = each.difference.mean, each.difference.low, each.difference.high
@@ -139,12 +146,13 @@ def show_differences(found: list[PairedDifference], base: str, confidence: float
             verdict = Cell(f"▲ {t('compare.better')}", "good")
         elif high < 0:
             verdict = Cell(f"▼ {t('compare.worse')}", "bad")
-        interval = f"{markup.signed(low)} – {markup.signed(high)}"
+        interval = t.interval(low, high, "+.3f")
         rows.append([Cell(each.policy), Cell(t.title(each.objective)), Cell(markup.signed(mean), "number", interval)])
         rows[-1].append(verdict)
     heads = [Cell(t("word.policy")), Cell(t("word.objective")), Cell(t("compare.difference"), "number")]
-    shared.table([*heads, Cell(t("compare.verdict"))], rows, t("compare.differences_table"))
-    shared.download(frame.drop(columns="label"), "differences")
+    with right:
+        shared.table([*heads, Cell(t("compare.verdict"))], rows, t("compare.differences_table"))
+        shared.download(frame.drop(columns="label"), "differences")
 
 
 def show_dominance(found: Pairs, chosen: list[str], t: Catalogue) -> None:
@@ -160,6 +168,8 @@ def show_dominance(found: Pairs, chosen: list[str], t: Catalogue) -> None:
         for first in chosen
     ]
     shared.table(heads, rows, t("compare.dominance_table"))
+    frame = pd.DataFrame([(*pair, share) for pair, share in found.items()], columns=["policy", "over", "probability"])
+    shared.download(frame, "dominance")
 
 
 def show_categories(view: FamilyView, matrix: ScoreMatrix, chosen: list[str], known: list[str], t: Catalogue) -> None:
@@ -176,7 +186,9 @@ def show_categories(view: FamilyView, matrix: ScoreMatrix, chosen: list[str], kn
     confidence = view.measured[0].confidence
     frame = _by_category(matrix, categories, tuple(chosen), objective, confidence)
     alt = t("compare.grouped_alt", what=t.objective(objective), names=t.listed(chosen))
-    shared.chart(comparisons.grouped_chart(frame, t("word.judge_score"), order=chosen), "categories", alt)
+    left, right = st.columns(BESIDE, gap="large")
+    with left:
+        shared.chart(comparisons.grouped_chart(frame, t("word.judge_score"), order=chosen), "categories", alt)
     rows = []
     for label, group in frame.groupby("label", sort=False):
         found = {row["policy"]: row for row in group.to_dict("records")}
@@ -184,12 +196,13 @@ def show_categories(view: FamilyView, matrix: ScoreMatrix, chosen: list[str], kn
         cells = [Cell(str(label), note=count)]
         for name in chosen:
             row = found[name]
-            note = t("word.interval", low=row["low"], high=row["high"])
+            note = t.interval(row["low"], row["high"])
             cells.append(Cell(f"{row['mean']:.3f}", "number", note))
         rows.append(cells)
     heads = [Cell(t("word.category")), *(Cell(name, "number") for name in chosen)]
-    shared.table(heads, rows, t("compare.categories_table"))
-    shared.download(frame, f"categories-{objective}")
+    with right:
+        shared.table(heads, rows, t("compare.categories_table"))
+        shared.download(frame, f"categories-{objective}")
 
 
 @st.cache_data(max_entries=32, show_spinner=False, hash_funcs={ScoreMatrix: SOURCE})

@@ -117,7 +117,7 @@ def show_biases(document: Document, t: Catalogue) -> None:
             [
                 Cell(row["label"]),
                 Cell(row["policy"]),
-                Cell(f"{row['mean']:.3f}", "number", t("word.interval", low=row["low"], high=row["high"])),
+                Cell(f"{row['mean']:.3f}", "number", t.interval(row["low"], row["high"])),
                 Cell(f"{row['n']:,}", "number"),
             ]
             for row in rows
@@ -137,7 +137,7 @@ def show_relations(document: Document, t: Catalogue) -> None:
     for key, count in both.items():
         share, rank = document["conflict"].get(key), document["rank_correlation"].get(key)
         ends = document.get("rank_correlation_interval", {}).get(key)
-        interval = t("word.interval", low=ends[0], high=ends[1]) if ends else ""
+        interval = t.interval(ends[0], ends[1]) if ends else ""
         cells = [Cell(_pair(key, t)), Cell(f"{count:,}", "number")]
         cells.append(Cell("–" if share is None else f"{share:.1%}", "number"))
         rows.append([*cells, Cell("–" if rank is None else f"{rank:.2f}", "number", interval)])

@@ -18,6 +18,8 @@ from mopo_eval.selection import Selection, best_attainable, select
 from mopo_train.errors import MopoError
 
 NAME = re.compile(r"[a-z][a-z0-9-]*")
+SMALLEST = 0.0001
+"""p-values below this one are shown as such."""
 NEW, ORGANISATION = " new", " organisation"
 """Choices beside the profiles; a space begins no profile's name."""
 
@@ -166,13 +168,18 @@ def show_margins(choice: Selection, t: Catalogue) -> None:
     for name, floor in floors.items():
         bound = choice.expected[name] if choice.expected else row.certified[name]
         margin = None if bound is None else bound - floor
-        known = bound is not None and margin is not None
-        state = Cell(markup.signed(margin or 0), "good" if known and margin is not None and margin >= 0 else "bad")
+        state = Cell("–", "number bad") if margin is None else margin_cell(margin)
         certified = Cell(f"{bound:.3f}" if bound is not None else t("word.not_measured"), "number")
         rows.append([Cell(t.title(name)), Cell(f"{floor:.2f}", "number"), certified, state])
     heads = [Cell(t("front.floors_column")), Cell(t("profiles.asked"), "number")]
-    heads += [Cell(t("profiles.certified_of", policy=choice.served or row.id), "number"), Cell(t("profiles.margin"))]
+    heads += [Cell(t("profiles.certified_of", policy=choice.served or row.id), "number")]
+    heads += [Cell(t("profiles.margin"), "number")]
     shared.table(heads, rows, t("profiles.margins"))
+
+
+def margin_cell(margin: float) -> Cell:
+    """What a bound has more than its floor."""
+    return Cell(markup.signed(margin), "number good" if margin >= 0 else "number bad")
 
 
 def show_changes(found: list[Change], new: bool, t: Catalogue) -> None:
@@ -236,7 +243,7 @@ def show_certificate(certificate: Certificate | str, t: Catalogue) -> None:
         [
             Cell(test.policy),
             Cell(t("profiles.shown"), "good") if test.certified else Cell(t("profiles.not_shown"), "bad"),
-            Cell(f"{test.p_value:.2g}", "number"),
+            Cell(f"{test.p_value:.4f}" if test.p_value >= SMALLEST else f"< {SMALLEST}", "number"),
         ]
         for test in certificate.policies
     ]

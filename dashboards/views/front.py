@@ -18,7 +18,7 @@ from dashboards.frames import (
 )
 from dashboards.markup import Cell
 from dashboards.points import Axes, Marks, bands
-from dashboards.views import shared
+from dashboards.views import overview, shared
 from mopo_eval.profiles import Floors
 from mopo_eval.selection import Selection, best_attainable
 
@@ -75,9 +75,9 @@ def show_measured(view: FamilyView) -> None:
     frame = scores(view)
     with left:
         show_chart(view, frame, axes, marks, t)
+    show_profiles(outcomes(view, floors), t, moved=floors != starting_floors(view, known))
     if len(known) > 2:
         show_parallel(frame, known, marks, t)
-    show_profiles(outcomes(view, floors), t, moved=floors != starting_floors(view, known))
     show_standings(view, ranks, known, asked)
 
 
@@ -255,7 +255,7 @@ def show_planned(view: FamilyView) -> None:
         third = frame[f"{axes.third} predicted"].dropna().tolist() if axes.third else []
         show_key(axes, third, marks, t)
     shared.note(t("front.planned_note"))
-    shared.download(frame, f"{view.root.name}-planned")
+    overview.show_planned(view)
 
 
 if __name__ == "__main__":

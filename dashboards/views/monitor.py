@@ -13,7 +13,7 @@ from dashboards import comparisons, markup
 from dashboards.catalogue import Catalogue
 from dashboards.frames import FamilyView
 from dashboards.markup import Cell
-from dashboards.monitoring import BELOW, DIFFERS, by_profile, judged, requests_over_time, shifts, totals
+from dashboards.monitoring import BELOW, DIFFERS, Shift, by_profile, judged, requests_over_time, shifts, totals
 from dashboards.versions import read_log
 from dashboards.views import shared
 from mopo_serve.audit import frames
@@ -23,6 +23,12 @@ from mopo_serve.trail import default_place
 from mopo_train.errors import MopoError
 
 PERIODS = {"hour": 3600, "day": 86_400, "week": 604_800, "all": None, "dates": None}
+DAY = 86_400_000  # milliseconds
+DATES = [
+    {"dtickrange": [None, DAY - 1], "value": "%H:%M\n%Y-%m-%d"},
+    {"dtickrange": [DAY, None], "value": "%m-%d\n%Y"},
+]
+"""Dates in figures, which every language reads."""
 TONES = {"below": "bad", "differs": "bad", "agrees": "good", "few": "muted", "unpromised": "muted"}
 MARKS = {"below": "✕", "differs": "▲", "agrees": "✓", "few": "", "unpromised": ""}
 
@@ -112,8 +118,9 @@ def show_alerts(live: pd.DataFrame, t: Catalogue) -> None:
 
 def show_totals(sums: dict[str, int], t: Catalogue) -> None:
     """The figures of the period."""
-    names = ["requests", "infeasible", "refused", "failed", "completion_tokens"]
+    names = ["requests", "infeasible", "refused", "left", "failed", "completion_tokens"]
     st.html(markup.figures([(t(f"monitor.count_{name}"), f"{sums[name]:,}") for name in names]))
+    shared.note(t("monitor.counts_note"))
 
 
 def show_time(over_time: pd.DataFrame, t: Catalogue) -> None:
@@ -123,7 +130,16 @@ def show_time(over_time: pd.DataFrame, t: Catalogue) -> None:
     names = {str(name): _profile(str(name), t) for name in wide.columns if name != "time"}
     figure = comparisons.lines_chart(wide, "time", t("monitor.count_requests"), names)
     figure.update_yaxes(tickformat="", rangemode="tozero")
+    figure.update_xaxes(tickformatstops=DATES)
     shared.chart(figure, "over-time", t("monitor.over_time_alt", names=t.listed(names.values())))
+    with st.expander(t("monitor.over_time_rows")):
+        heads = [Cell(t("profiles.when")), *(Cell(name, "number") for name in names.values())]
+        rows = [
+            [Cell(f"{row['time']:%Y-%m-%d %H:%M}"), *(Cell(f"{row[name]:,}", "number") for name in names)]
+            for row in wide.to_dict("records")
+        ]
+        shared.table(heads, rows, t("monitor.over_time"))
+    shared.download(wide, "over-time")
 
 
 def show_traffic(frame: pd.DataFrame, t: Catalogue) -> None:
@@ -148,7 +164,7 @@ def show_latency(frame: pd.DataFrame, t: Catalogue) -> None:
     st.header(t("monitor.latency"), anchor=False)
     quantiles = [name for name in frame.columns if name.startswith("p") and name[1:].isdigit()]
     heads = [Cell(t("word.profile")), Cell(t("word.policy")), Cell(t("monitor.what"))]
-    heads += [Cell(name, "number", t("monitor.seconds")) for name in quantiles]
+    heads += [Cell(t("monitor.quantile", share=name[1:]), "number", t("monitor.seconds")) for name in quantiles]
     rows = [
         [Cell(_profile(row["profile"], t)), Cell(row["policy"], "name"), Cell(t(f"monitor.metric_{row['metric']}"))]
         + [Cell(f"{row[name]:.2f}", "number") for name in quantiles]
@@ -179,8 +195,8 @@ def show_feedback(live: pd.DataFrame, t: Catalogue) -> None:
     rows = []
     for row in live.to_dict("records"):
         measure = t(f"monitor.measure_{row['measure']}", against=row["against_policy"])
-        interval = t("word.interval", low=row["low"], high=row["high"])
-        people_cell = Cell(f"{row['mean']:.3f}", "number", f"{interval} · {row['n']}")
+        interval = t.interval(row["low"], row["high"])
+        people_cell = Cell(f"{row['mean']:.3f}", "number", f"{interval} · {t.number(row['n'], 'monitor.judgements')}")
         promise = Cell("–", "number")
         if not pd.isna(row["offline"]):
             promise = Cell(f"{row['offline']:.3f}", "number", t("word.certified", value=row["certified_low"]))
@@ -213,14 +229,35 @@ def show_events(events: pd.DataFrame, t: Catalogue) -> None:
     rows = [
         [
             Cell(f"{row['time']:%Y-%m-%d %H:%M}"),
-            Cell(row["kind"]),
+            Cell(t(f"monitor.event_{row['kind']}") if f"monitor.event_{row['kind']}" in t else row["kind"]),
             Cell(_profile(row["profile"], t)),
-            Cell(t.listed(f"{name}: {value}" for name, value in row["detail"].items())),
+            _event(row["detail"], t),
         ]
         for row in events.to_dict("records")
     ]
     heads = [Cell(t("profiles.when")), Cell(t("monitor.kind")), Cell(t("word.profile")), Cell(t("monitor.detail"))]
     shared.table(heads, rows, t("monitor.events"))
+
+
+def _event(detail: Mapping[str, Any], t: Catalogue) -> Cell:
+    """Who gave way to whom, and what people saw of those that were suspended; an unknown event as it is written."""
+    try:
+        moved = [detail["from"]] if detail["from"] == detail["to"] else [detail["from"], detail["to"]]
+        told = [
+            t(
+                "monitor.suspended",
+                policy=each["policy"],
+                name=t.objective(each["floor_name"]),
+                floor=each["floor"],
+                n=each["n"],
+                interval=t.interval(each["interval"]["low"], each["interval"]["high"], ".2f"),
+            )
+            for each in detail["suspended"]
+        ]
+        told += [t("monitor.returned", names=t.listed(detail["returned"]))] if detail["returned"] else []
+        return Cell(" → ".join(_nobody(str(name or ""), t) for name in moved), "", " ".join(told))
+    except (KeyError, TypeError, ValueError):
+        return Cell(t.listed(f"{name}: {value}" for name, value in detail.items()))
 
 
 def show_changes(view: FamilyView, store: AuditStore, t: Catalogue) -> None:
@@ -235,16 +272,31 @@ def show_changes(view: FamilyView, store: AuditStore, t: Catalogue) -> None:
     rows = []
     for shift in found:
         form: Callable[[float], str] = "{:,.0f}".format if shift.figure == "requests" else "{:.1%}".format
-        name = t(f"monitor.shift_{shift.figure}")
+        name = Cell(t(f"monitor.shift_{shift.figure}"))
         if shift.profile:
-            name = f"{name}: {_profile(shift.profile, t)} → {_nobody(shift.policy, t)}"
+            name = Cell(f"{_profile(shift.profile, t)} → {_nobody(shift.policy, t)}", "", name.text)
         values = [Cell(form(shift.before), "number"), Cell(form(shift.after), "number")]
-        rows.append([Cell(name), *values])
+        moved = Cell("")
+        if shift.change:
+            ends = t.interval(*shift.change, "+.1%")
+            moved = Cell(f"{shift.after - shift.before:+.1%}".replace("-", "−"), "number", ends)
+        rows.append([name, *values, moved])
     heads = [Cell(""), Cell(t("profiles.before"), "number"), Cell(t("profiles.after"), "number")]
-    shared.table(heads, rows, t("monitor.changes"))
+    shared.table([*heads, Cell(t("monitor.change"), "number")], rows, t("monitor.changes"))
+    shared.note(t("monitor.change_note"))
+    shared.download(pd.DataFrame(found, columns=Shift._fields), "changes")
     log, _ = read_log(view.root)
-    told = [t("monitor.put_in_force", time=entry.time, name=entry.name, version=entry.version) for entry in log]
+    told = [
+        t("monitor.put_in_force", time=entry.time[:16].replace("T", " "), name=entry.name, version=entry.version)
+        for entry in log
+        if _since(entry.time, before.start) and not _since(entry.time, after.end)
+    ]
     shared.note(" ".join(told) if told else t("monitor.nothing_put_in_force"))
+
+
+def _since(time: str, moment: frames.Moment) -> bool:
+    """True if an entry's ``time`` is that of ``moment`` or later; of no moment, never."""
+    return isinstance(moment, datetime.datetime) and datetime.datetime.fromisoformat(time) >= moment
 
 
 def _profile(name: str, t: Catalogue) -> str:

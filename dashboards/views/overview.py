@@ -15,7 +15,7 @@ def show(view: FamilyView) -> None:
     """The view of all policies."""
     show_scores(view)
     show_win_rates(view)
-    show_table(view)
+    shared.download(score_table(view), f"{view.root.name}-scores")
     show_planned(view)
 
 
@@ -35,6 +35,7 @@ def show_scores(view: FamilyView) -> None:
         entries.append(("floor", t("compare.organisation")))
     st.html(markup.key(entries))
     show_panels(scores(view), "judge_score", floors)
+    show_table(view, "judge_score", t("compare.numbers_table"))
     shared.note_unmeasured(view)
 
 
@@ -45,6 +46,7 @@ def show_win_rates(view: FamilyView) -> None:
     shared.note(t("compare.win_rate_note"))
     frame = scores(view, "win rate")
     show_panels(frame, "win_rate", dict.fromkeys(view.family.objectives, 0.5))
+    show_table(view, "win_rate", t("compare.win_rate"))
 
 
 def show_panels(frame: pd.DataFrame, unit: str, lines: dict[str, float]) -> None:
@@ -64,35 +66,25 @@ def show_panels(frame: pd.DataFrame, unit: str, lines: dict[str, float]) -> None
                 shared.chart(figure, f"{unit}-{name}", alt)
 
 
-def show_table(view: FamilyView) -> None:
+def show_table(view: FamilyView, unit: str, caption: str) -> None:
     """The same scores as numbers."""
-    t = shared.words()
-    st.header(t("compare.numbers"), anchor=False)
-    known = measured_objectives(view)
-    rows = []
-    for policy in view.family.policies:
-        card = view.cards[policy.id]
+    t, known, rows = shared.words(), measured_objectives(view), []
+    for policy, card in view.cards.items():
         if card is None:
             continue
-        cells = [Cell(policy.id), Cell(policy.kind)]
+        cells = [Cell(policy)]
         for name in known:
             score = card.objectives.get(name)
             if score is None:
-                cells += [Cell("–", "number")] * 2
+                cells.append(Cell("–", "number"))
                 continue
-            certified = t("word.certified", value=score.certified_low)
-            interval = t.listed([t("word.interval", low=score.low, high=score.high), certified])
-            rate = score.win_rate
-            cells.append(Cell(f"{score.mean:.3f}", "number", interval))
-            cells.append(Cell(f"{rate.mean:.3f}", "number", t("word.interval", low=rate.low, high=rate.high)))
+            value = score.win_rate if unit == "win_rate" else score
+            certified = t("word.certified", value=value.certified_low)
+            interval = t.listed([t.interval(value.low, value.high), certified])
+            cells.append(Cell(f"{value.mean:.3f}", "number", interval))
         rows.append(cells)
-    heads = []
-    for name in known:
-        heads.append(Cell(t.title(name), "number", t("word.judge_score")))
-        heads.append(Cell("", "number", t("word.win_rate_reference")))
-    columns = [Cell(t("word.policy")), Cell(t("compare.kind")), *heads]
-    shared.table(columns, rows, t("compare.numbers_table"))
-    shared.download(score_table(view), f"{view.root.name}-scores")
+    heads = [Cell(t.title(name), "number", t("word.mean_interval_certified")) for name in known]
+    shared.table([Cell(t("word.policy")), *heads], rows, caption)
 
 
 def show_planned(view: FamilyView) -> None:

@@ -29,14 +29,15 @@ def show(view: FamilyView) -> None:
     """The page."""
     t, settings = shared.words(), shared.settings()
     if settings.gateway is None:
-        commands = [f"mopo-serve run {view.root}", f"mopo-dashboard {view.root} --gateway http://127.0.0.1:8000"]
+        start = f"mopo-dashboard {view.root} --gateway http://127.0.0.1:8000"
+        commands = [serve_command(view), start + audit_option()]
         st.html(markup.help_page(t("playground.no_gateway"), t("playground.no_gateway_text"), commands))
         return
     gateway = Gateway(settings.gateway, settings.key)
     try:
         profiles = gateway.profiles()
     except GatewayError as error:
-        st.html(markup.help_page(t("playground.unreachable"), str(error), [f"mopo-serve run {view.root}"]))
+        st.html(markup.help_page(t("playground.unreachable"), str(error), [serve_command(view)]))
         return
     if not profiles:
         shared.note(t("playground.no_profiles"))
@@ -50,6 +51,17 @@ def show(view: FamilyView) -> None:
         show_sides(sides, t)
         if not settings.read_only:
             vote(gateway, sides, measured_objectives(view) or view.family.objectives, t)
+
+
+def serve_command(view: FamilyView) -> str:
+    """What starts the gateway."""
+    return f"mopo-serve run {view.root}{audit_option()}"
+
+
+def audit_option() -> str:
+    """The audit store that the monitor reads, as an option; nothing for the default one."""
+    audit = shared.settings().audit
+    return f" --audit {audit}" if audit else ""
 
 
 class Asked(NamedTuple):

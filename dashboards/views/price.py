@@ -10,11 +10,13 @@ from dashboards.catalogue import Catalogue
 from dashboards.frames import FamilyView, measured_objectives
 from dashboards.markup import Cell
 from dashboards.matrix import ScoreMatrix
+from dashboards.points import Span, padded
 from dashboards.price import Step, dearest, price_steps, staircase, with_intervals
 from dashboards.views import shared
 from mopo_eval.profiles import Floors
 
 SOURCE = attrgetter("source")
+Corners = dict[str, list[float]]
 
 
 def show(view: FamilyView) -> None:
@@ -29,8 +31,16 @@ def show(view: FamilyView) -> None:
         return
     shared.note(t("price.intro", primary=t.objective(primary)))
     matrix = shared.judged(view)
-    for name in priced:
-        show_objective(view, name, _steps(view, matrix, name), t)
+    found = {name: _steps(view, matrix, name) for name in priced}
+    intervals = {
+        card.policy: (card.objectives[primary].low, card.objectives[primary].high)
+        for card in view.measured
+        if primary in card.objectives
+    }
+    stairs = {name: staircase(steps, intervals) for name, steps in found.items()}
+    span = padded([value for corners in stairs.values() for end in ("low", "high") for value in corners[end]])
+    for name, steps in found.items():
+        show_objective(view, name, steps, (stairs[name], span), t)
 
 
 def _steps(view: FamilyView, matrix: ScoreMatrix | None, objective: str) -> list[Step]:
@@ -46,8 +56,8 @@ def _bootstrapped(matrix: ScoreMatrix, steps: tuple[Step, ...], primary: str, co
     return with_intervals(steps, matrix, primary, confidence)
 
 
-def show_objective(view: FamilyView, name: str, steps: list[Step], t: Catalogue) -> None:
-    """The floors on one objective: a sentence, the chart, the table."""
+def show_objective(view: FamilyView, name: str, steps: list[Step], drawn: tuple[Corners, Span], t: Catalogue) -> None:
+    """The floors on one objective: a sentence, the chart of ``drawn`` (corners, range of the primary), the table."""
     st.header(t.title(name), anchor=False)
     if not steps:
         st.html(markup.verdict(t("price.nobody"), "", feasible=False))
@@ -55,14 +65,9 @@ def show_objective(view: FamilyView, name: str, steps: list[Step], t: Catalogue)
     floors, primary = view.profiles.organisation.floors, view.family.primary
     st.html(markup.verdict(told(steps, name, primary, t), t("price.ends", end=steps[-1].end), feasible=True))
     left, right = st.columns([1, 1.1], gap="large")
-    intervals = {
-        card.policy: (card.objectives[primary].low, card.objectives[primary].high)
-        for card in view.measured
-        if primary in card.objectives
-    }
     with left:
         axes = t("price.floor_axis", name=t.objective(name)), t("price.primary_axis", primary=t.objective(primary))
-        figure = comparisons.price_chart(staircase(steps, intervals), axes, floors.get(name), t("price.infeasible"))
+        figure = comparisons.price_chart(drawn[0], axes, floors.get(name), t("price.infeasible"), drawn[1])
         alt = t("price.alt", primary=t.objective(primary), name=t.objective(name), count=len(steps))
         shared.chart(figure, f"price-{name}", alt)
         entries = [("dot-line", t("price.key_line", primary=t.objective(primary))), ("band", t("price.band"))]
@@ -83,7 +88,7 @@ def told(steps: list[Step], name: str, primary: str, t: Catalogue) -> str:
     sentence = t("price.dearest", **parts)
     if worst.price_interval:
         low, high = worst.price_interval
-        sentence = t("price.dearest_interval", low=low, high=high, **parts)
+        sentence = t("price.dearest_interval", interval=t.interval(low, high, ".4f"), **parts)
     return f"{t('price.free', name=t.objective(name), end=first.end)} {sentence}"
 
 
@@ -116,8 +121,8 @@ def _row(step: Step, confidence: float, t: Catalogue) -> list[Cell]:
         ]
     lost, price, sure = Cell(f"{step.drop:.3f}", "number"), Cell(f"{step.price:.4f}", "number"), "price.unknown"
     if step.lost and step.price_interval:
-        lost = lost._replace(note=t("word.interval", low=step.lost.low, high=step.lost.high))
-        price = price._replace(note="{:.4f} – {:.4f}".format(*step.price_interval))
+        lost = lost._replace(note=t.interval(step.lost.low, step.lost.high))
+        price = price._replace(note=t.interval(*step.price_interval, ".4f"))
         sure = "price.surely" if step.lost.low > 0 else "price.unsure"
     return [Cell(floors), Cell(step.policy, "name"), lost, price, Cell(t(sure, confidence=confidence))]
 

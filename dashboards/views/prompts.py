@@ -127,20 +127,21 @@ def rank(view: FamilyView, reading: Reading, chosen: list[str], order: str, t: C
     if order == "asked" or reading.matrix is None:
         return None
     matrix = reading.matrix
+    told = {"": t("answers.any_objective")}
+    objective = st.segmented_control(
+        t("word.objective"),
+        ["", *matrix.objectives],
+        format_func=lambda name: told.get(name) or t.title(name),
+        default="",
+        required=True,
+        key="ranked-by",
+    )
+    asked = [objective] if objective else matrix.objectives
     if order == "differ":
-        told = {"": t("answers.any_objective")}
-        objective = st.segmented_control(
-            t("word.objective"),
-            ["", *matrix.objectives],
-            format_func=lambda name: told.get(name) or t.title(name),
-            default="",
-            required=True,
-            key="differ-on",
-        )
-        return largest_first(matrix.prompts, spread(matrix, chosen, [objective] if objective else matrix.objectives))
+        return largest_first(matrix.prompts, spread(matrix, chosen, asked))
     floors = binding_floors(view, st.session_state.get("floors", {}))
     shared.note(t("answers.floors", floors=t.floors(floors)) if floors else t("answers.no_floors"))
-    return largest_first(matrix.prompts, shortfall(matrix, chosen, floors))
+    return largest_first(matrix.prompts, shortfall(matrix, chosen, {k: v for k, v in floors.items() if k in asked}))
 
 
 def _ask_listed(reading: Reading, found: pd.DataFrame, ranked: dict[str, float], t: Catalogue) -> str:

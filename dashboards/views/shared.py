@@ -173,8 +173,9 @@ def certificate(
     names = ("run.json", "judgements.parquet", "registration.json")
     states = tuple(file_state(directory / each) for each in names)
     try:
+        measured = _measured(str(directory), states)  # in any case, so that a slider's first move need not wait for it
         if name is None:
-            return certify_draft(view.family, _measured(str(directory), states), profile, organisation)
+            return certify_draft(view.family, measured, profile, organisation)
         return _certificate(view, Request(profile, name, organisation), (stamp(view.root), states))
     except MopoError as error:
         return words()("profiles.no_certificate", error=error)

@@ -165,7 +165,7 @@ def page_of(view: FamilyView, agreed: Agreed, number: int, name: str, t: Catalog
     ]
     card = view.cards.get(choice.policy) if choice.policy else None
     scores = [
-        [t.title(k), f"{score.mean:.3f}", f"{score.low:.3f} – {score.high:.3f}", f"{score.certified_low:.3f}"]
+        [t.title(k), f"{score.mean:.3f}", t.interval(score.low, score.high), f"{score.certified_low:.3f}"]
         for k, score in (card.objectives.items() if card else [])
     ]
     signed = [

@@ -54,15 +54,25 @@ def show_summary(view: FamilyView, trained: list[Policy], logs: dict[str, Traini
         rows.append(
             [
                 Cell(policy.id),
+                _state(advice(policy, logs.get(policy.id), t), t),
                 Cell(t.floors(policy.floors, "word.floor_short") or t("compare.no_floor")),
                 _binding(found, t),
                 Cell("–" if kl is None else f"{kl:.3f}", "number"),
                 Cell("–" if ess is None else f"{ess:.2f}", "number"),
             ]
         )
-    heads = [Cell(t("word.policy")), Cell(t("compare.floors"), note=t("compare.data_win_rate"))]
-    heads += [Cell(t("training.binding")), Cell("KL", "number", t("training.nats")), Cell("ESS", "number")]
+    heads = [Cell(t("word.policy")), Cell(t("profiles.state"))]
+    heads += [Cell(t("compare.floors"), note=t("compare.data_win_rate"))]
+    heads += [Cell(t("training.binding")), Cell(t("training.title_kl"), "number", t("training.nats"))]
+    heads += [Cell(t("training.title_ess"), "number", t("training.lowest"))]
     shared.table(heads, rows, t("training.summary"))
+
+
+def _state(told: str, t: Catalogue) -> Cell:
+    """What ``advice`` says of one policy, in a word and, where there is something to look at, whole."""
+    if told == t("training.sound"):
+        return Cell(f"✓ {t('training.as_planned')}", "good")
+    return Cell(f"▲ {t('training.look')}", "bad", told)
 
 
 def _binding(found: list[Activity], t: Catalogue) -> Cell:

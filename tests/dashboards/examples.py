@@ -163,7 +163,11 @@ def write_example_audit(place: Path, days: int = 20) -> None:
             about |= {"judge": "example", "comment": "", "profile": "balanced", "policy": policy}
             said.append(about | {"against_policy": "", "family": "family@0123456789ab", "time": now})
     store.append_own(FEEDBACK, said)
-    detail = json.dumps({"from": "policy-04", "to": "policy-05"})
+    interval = {"mean": 0.477, "low": 0.42, "high": 0.54}
+    missed = {"policy": "policy-04", "floor_name": "safety", "floor": 0.75, "n": 60, "interval": interval}
+    rule = {"bound": "upper", "minimum": 50, "confidence": 0.95}
+    about_floors = {"from": "policy-04", "to": "policy-05", "suspended": [missed], "returned": [], "rule": rule}
+    detail = json.dumps(about_floors)
     event = {"kind": "fallback", "family": "family@0123456789ab", "profile": "balanced", "detail": detail, "time": now}
     store.append_own(EVENTS, [event])
     store.close()

@@ -24,8 +24,8 @@ def healthy(app: AppTest) -> AppTest:
 
 
 def text(app: AppTest) -> str:
-    """Everything that the page writes as HTML, except its style."""
-    return unescape("\n".join(body for body in bodies(app) if "<style" not in body))
+    """Everything that the page writes as HTML, except its style; spaces that hold words together are spaces."""
+    return unescape("\n".join(body for body in bodies(app) if "<style" not in body)).replace("\u00a0", " ")
 
 
 def bodies(app: AppTest) -> list[str]:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dashboards.monitoring import Shift, by_profile, judged, requests_over_time, shifts, totals
+from dashboards.monitoring import Shift, by_profile, judged, requests_over_time, share_change, shifts, totals
 from dashboards.settings import AUDIT_VARIABLE, FAMILY_VARIABLE
 from mopo_serve.audit import frames
 from mopo_serve.audit.store import open_store
@@ -46,10 +46,16 @@ def test_changes_are_shares_of_all_requests_the_largest_first() -> None:
     before, after = traffic(("a", "p0", 8, 0), ("b", "p1", 2, 1)), traffic(("a", "p0", 10, 2), ("a", "p2", 10, 0))
     found = shifts(before, after)
     assert found[0] == Shift("", "", "requests", 10, 20)
-    assert found[1] == Shift("", "", "infeasible", 0.1, 0.1)
-    assert found[4] == Shift("a", "p2", "share", 0.0, 0.5)
+    assert found[1][:5] == ("", "", "infeasible", 0.1, 0.1)
+    assert found[4][:5] == ("a", "p2", "share", 0.0, 0.5)
     assert {(s.profile, s.policy) for s in found[4:]} == {("a", "p0"), ("a", "p2"), ("b", "p1")}
-    assert shifts(before.iloc[:0], after)[0].before == 0
+    nothing = shifts(before.iloc[:0], after)
+    assert (nothing[0].before, nothing[1].change) == (0, None)
+
+
+def test_a_change_of_a_share_has_the_interval_of_newcombes_example() -> None:
+    # Statistics in Medicine 17 (1998) 873, table II: 56 of 70 against 48 of 80
+    assert share_change((48, 80), (56, 70)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
 def test_time_has_a_column_per_profile_with_zeros() -> None:
@@ -81,8 +87,9 @@ def test_the_monitor_counts_alerts_and_compares(root: Path, tmp_path: Path, monk
     assert "policy-04 is below its promise on safety" in page
     assert "policy-02 is below" not in page
     assert len(charts(app)) == 2
-    assert "fallback" in page
-    assert "Share of traffic: balanced → policy-04" in page
+    assert "policy-04 → policy-05" in page
+    assert "policy-04 was taken out: people put it at 0.42 to 0.54 on safety (60 judgements)" in page
+    assert "balanced → policy-04" in page
     app.button_group(key="period").set_value("hour").run()
     assert "<dd>1</dd>" in text(healthy(app))  # one request in 48 minutes
     app.button_group(key="period").set_value("dates").run()
