@@ -7,8 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from mopo_serve.audit.frames import Period
 from mopo_train.rates import wilson_interval
 
 FEW = 20
@@ -94,10 +96,26 @@ def _counts(traffic: pd.DataFrame) -> dict[tuple[str, str], int]:
     return {(str(names[0]), str(names[1])): int(n) for names, n in grouped.items()}  # type: ignore[index]
 
 
-def requests_over_time(over_time: pd.DataFrame, most: int = 4) -> pd.DataFrame:
-    """``frames.over_time`` with a column per profile, those with most requests, and ``time``; 0 for no request."""
+def requests_over_time(
+    over_time: pd.DataFrame,
+    period: Period = Period(),  # noqa: B008 - immutable
+    *,
+    bins: int,
+    most: int = 4,
+) -> pd.DataFrame:
+    """``frames.over_time`` of ``period`` in ``bins`` with a column per profile, those with most requests, and ``time``.
+
+    Every stretch of time has a row, with 0 for no request: a line over the others would say that there were some.
+    """
     if over_time.empty:
         return pd.DataFrame(columns=["time"])
     wide = over_time.pivot_table(index="time", columns="profile", values="requests", aggfunc="sum", fill_value=0)
-    kept = wide.sum().sort_values(ascending=False).index[:most]
-    return wide[list(kept)].reset_index()
+    wide = wide[list(wide.sum().sort_values(ascending=False).index[:most])]
+    start = wide.index.min() if period.start is None else pd.Timestamp(period.start)
+    end = wide.index.max() if period.end is None else pd.Timestamp(period.end)
+    if start < end:
+        every = pd.date_range(start, end, periods=bins + 1, name="time")
+        every = every if period.end is None else every[:-1]  # without an end, the last request begins a stretch
+        places = np.rint((wide.index - start) / ((end - start) / bins)).astype(int)
+        wide = wide.set_axis(every[places]).reindex(every, fill_value=0)
+    return wide.reset_index()

@@ -10,6 +10,7 @@ from dashboards.agreed import Agreed, with_organisation, with_profile
 from dashboards.catalogue import Catalogue
 from dashboards.frames import FamilyView, measured_objectives
 from dashboards.markup import Cell
+from dashboards.signoffs import ROLES
 from dashboards.versions import Change, changes, save_version
 from dashboards.views import shared
 from mopo_eval.certificate import Certificate
@@ -312,3 +313,8 @@ def version_title(agreed: Agreed, number: int, t: Catalogue) -> str:
         return t("profiles.in_force_unsaved")
     text = t("profiles.version", number=number, author=version.author, day=version.saved_at[:10])
     return f"{text} · {t('profiles.in_force')}" if number == agreed.in_force else text
+
+
+def role(name: str, t: Catalogue) -> str:
+    """The role of who signed."""
+    return t(f"profiles.role_{name}") if name in ROLES else name

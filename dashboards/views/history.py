@@ -9,7 +9,7 @@ from dashboards.frames import FamilyView
 from dashboards.markup import Cell
 from dashboards.versions import changes
 from dashboards.views import shared
-from dashboards.views.drafting import change_title, change_value, version_title
+from dashboards.views.drafting import change_title, change_value, role, version_title
 
 
 def show(view: FamilyView, agreed: Agreed, t: Catalogue) -> None:
@@ -20,9 +20,7 @@ def show(view: FamilyView, agreed: Agreed, t: Catalogue) -> None:
     show_versions(agreed, t)
     show_log(agreed, t)
     show_difference(agreed, t)
-    records = [entry.model_dump() for entry in agreed.signoffs]
-    if records:
-        shared.download(pd.DataFrame(records), f"{view.root.name}-sign-offs")
+    show_signoffs(view, agreed, t)
 
 
 def show_versions(agreed: Agreed, t: Catalogue) -> None:
@@ -49,6 +47,21 @@ def show_log(agreed: Agreed, t: Catalogue) -> None:
     ]
     heads = [Cell(t("profiles.when")), Cell(t("answers.who")), Cell(t("profiles.number"))]
     shared.table(heads, rows, t("profiles.log"))
+
+
+def show_signoffs(view: FamilyView, agreed: Agreed, t: Catalogue) -> None:
+    """Everything that was ever signed, newest first."""
+    if not agreed.signoffs:
+        return
+    st.header(t("profiles.signoffs"), anchor=False)
+    rows = [
+        [Cell(entry.time[:16].replace("T", " ")), Cell(entry.name, note=role(entry.role, t)), Cell(entry.profile)]
+        + [Cell(entry.note)]
+        for entry in reversed(agreed.signoffs)
+    ]
+    heads = [Cell(t("profiles.when")), Cell(t("answers.who")), Cell(t("word.profile")), Cell(t("profiles.note"))]
+    shared.table(heads, rows, t("profiles.signoffs"))
+    shared.download(pd.DataFrame([entry.model_dump() for entry in agreed.signoffs]), f"{view.root.name}-sign-offs")
 
 
 def show_difference(agreed: Agreed, t: Catalogue) -> None:
@@ -83,7 +96,7 @@ def show_difference(agreed: Agreed, t: Catalogue) -> None:
         return
     heads = [
         Cell(t("word.profile")),
-        Cell(""),
+        Cell(t("profiles.changes")),
         Cell(t("profiles.before"), "number"),
         Cell(t("profiles.after"), "number"),
     ]

@@ -23,9 +23,12 @@ from mopo_serve.trail import default_place
 from mopo_train.errors import MopoError
 
 PERIODS = {"hour": 3600, "day": 86_400, "week": 604_800, "all": None, "dates": None}
-DAY = 86_400_000  # milliseconds
+BINS = 40
+"""Stretches of time in the chart of requests."""
+MINUTE, DAY = 60_000, 86_400_000  # milliseconds
 DATES = [
-    {"dtickrange": [None, DAY - 1], "value": "%H:%M\n%Y-%m-%d"},
+    {"dtickrange": [None, MINUTE - 1], "value": "%H:%M:%S\n%Y-%m-%d"},
+    {"dtickrange": [MINUTE, DAY - 1], "value": "%H:%M\n%Y-%m-%d"},
     {"dtickrange": [DAY, None], "value": "%m-%d\n%Y"},
 ]
 """Dates in figures, which every language reads."""
@@ -62,7 +65,7 @@ def show_store(view: FamilyView, store: AuditStore, t: Catalogue) -> None:
         shared.note(t("monitor.nothing"))
     else:
         show_totals(totals(traffic), t)
-        show_time(frames.over_time(store, period, bins=40), t)
+        show_time(requests_over_time(frames.over_time(store, period, bins=BINS), period, bins=BINS), t)
         show_traffic(by_profile(traffic), t)
         show_latency(frames.latency(store, period), t)
     show_feedback(live, t)
@@ -123,10 +126,9 @@ def show_totals(sums: dict[str, int], t: Catalogue) -> None:
     shared.note(t("monitor.counts_note"))
 
 
-def show_time(over_time: pd.DataFrame, t: Catalogue) -> None:
-    """Requests over time by profile."""
+def show_time(wide: pd.DataFrame, t: Catalogue) -> None:
+    """Requests over time, a column per profile."""
     st.header(t("monitor.over_time"), anchor=False)
-    wide = requests_over_time(over_time)
     names = {str(name): _profile(str(name), t) for name in wide.columns if name != "time"}
     figure = comparisons.lines_chart(wide, "time", t("monitor.count_requests"), names)
     figure.update_yaxes(tickformat="", rangemode="tozero")
@@ -269,13 +271,16 @@ def show_changes(view: FamilyView, store: AuditStore, t: Catalogue) -> None:
         _days(right, t("profiles.after"), "after", (6, 0)),
     )
     found = shifts(frames.traffic(store, before), frames.traffic(store, after))
-    rows = []
+    rows, silent = [], [not found[0].before, not found[0].after]
     for shift in found:
         form: Callable[[float], str] = "{:,.0f}".format if shift.figure == "requests" else "{:.1%}".format
         name = Cell(t(f"monitor.shift_{shift.figure}"))
         if shift.profile:
             name = Cell(f"{_profile(shift.profile, t)} → {_nobody(shift.policy, t)}", "", name.text)
-        values = [Cell(form(shift.before), "number"), Cell(form(shift.after), "number")]
+        values = [
+            Cell("–" if none and shift.figure != "requests" else form(value), "number")
+            for value, none in zip((shift.before, shift.after), silent, strict=True)
+        ]
         moved = Cell("")
         if shift.change:
             ends = t.interval(*shift.change, "+.1%")

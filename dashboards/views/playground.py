@@ -44,7 +44,7 @@ def show(view: FamilyView) -> None:
         return
     asked = ask(profiles, t)
     if asked is not None:
-        st.session_state["playground"] = answer(gateway, asked, t)
+        st.session_state["playground"] = answer(view, gateway, asked, t)
         st.rerun()
     sides: list[Side] = st.session_state.get("playground", [])
     if sides:
@@ -88,9 +88,9 @@ def ask(profiles: list[str], t: Catalogue) -> Asked | None:
     return Asked(prompt, [first, second], {"max_tokens": int(tokens), "temperature": float(heat)})
 
 
-def answer(gateway: Gateway, asked: Asked, t: Catalogue) -> list[Side]:
+def answer(view: FamilyView, gateway: Gateway, asked: Asked, t: Catalogue) -> list[Side]:
     """Both answers, drawn as they come."""
-    sides = [Side(profile, why=why(gateway, profile)) for profile in asked.profiles]
+    sides = [Side(profile, why=why(view, gateway, profile, t)) for profile in asked.profiles]
     places = [column.empty() for column in st.columns(2)]
     for place, side in zip(places, sides, strict=True):
         place.html(card(side, t))
@@ -107,12 +107,25 @@ def answer(gateway: Gateway, asked: Asked, t: Catalogue) -> list[Side]:
     return sides
 
 
-def why(gateway: Gateway, profile: str) -> str:
-    """The gateway's own sentence on the choice of a policy; what went wrong where it has none."""
+def why(view: FamilyView, gateway: Gateway, profile: str, t: Catalogue) -> str:
+    """Why a policy serves ``profile``, in the page's language; in the gateway's words where it knows better.
+
+    It does of profiles that this family does not have, of mixtures, and of floors that nobody holds.
+    """
     try:
-        return str(gateway.resolve(profile).get("reason", ""))
+        found = gateway.resolve(profile)
     except GatewayError as error:
         return str(error)
+    asks = view.profiles.profiles.get(profile)
+    mean = next((row.get("primary") for row in found["policies"] if row["id"] == found["policy"]), None)
+    if asks is None or mean is None or not found["feasible"] or found.get("weights"):
+        return str(found.get("reason", ""))
+    facts = {"policy": found["policy"], "primary": t.objective(asks.primary), "mean": mean}
+    floors = t.floors(found["floors"])
+    if not floors:
+        return t("playground.best_no_floor", **facts)
+    held, count = sum(row["meets"] for row in found["policies"]), len(found["policies"])
+    return t("playground.best", held=held, count=count, floors=floors, **facts)
 
 
 def card(side: Side, t: Catalogue) -> str:

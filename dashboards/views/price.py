@@ -124,7 +124,7 @@ def _row(step: Step, confidence: float, t: Catalogue) -> list[Cell]:
         lost = lost._replace(note=t.interval(step.lost.low, step.lost.high))
         price = price._replace(note=t.interval(*step.price_interval, ".4f"))
         sure = "price.surely" if step.lost.low > 0 else "price.unsure"
-    return [Cell(floors), Cell(step.policy, "name"), lost, price, Cell(t(sure, confidence=confidence))]
+    return [Cell(floors), Cell(step.policy, "name"), lost, price, Cell(t(sure, confidence=confidence), "name")]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dashboards.profile_report import Section, report
 from dashboards.signoffs import ROLES, SignOff, add_signoff, profile_sha256
 from dashboards.versions import put_in_force
 from dashboards.views import shared
-from dashboards.views.drafting import certified, version_title
+from dashboards.views.drafting import certified, role, version_title
 from mopo_eval.certificate import Certificate
 from mopo_eval.profiles import ProfileFile
 from mopo_eval.selection import select
@@ -53,7 +53,7 @@ def show_profiles(view: FamilyView, agreed: Agreed, profiles: ProfileFile, t: Ca
     for name, profile in profiles.profiles.items():
         choice = select(profile, view.cards, profiles.organisation.floors)
         signed = [each.signoff for each in agreed.standings(profiles, name) if not each.changed]
-        who = t.listed(f"{entry.name} ({_role(entry.role, t)})" for entry in signed)
+        who = t.listed(f"{entry.name} ({role(entry.role, t)})" for entry in signed)
         state = Cell(f"✓ {t('profiles.signed')}", "good", who) if signed else Cell(t("profiles.not_signed"), "muted")
         floors = t.floors(choice.floors, "word.floor_short") or t("word.none")
         rows.append([Cell(name), shared.gets(choice, t), Cell(floors), state])
@@ -72,8 +72,14 @@ def show_signoffs(found: list[Standing], name: str, t: Catalogue) -> None:
         state = Cell(f"✓ {t('profiles.holds')}", "good")
         if parts:
             state = Cell(f"✕ {t('profiles.ended')}", "bad", _because(parts, t))
-        role = _role(entry.role, t)
-        rows.append([Cell(entry.name, note=role), Cell(entry.time[:16].replace("T", " ")), Cell(entry.note), state])
+        rows.append(
+            [
+                Cell(entry.name, note=role(entry.role, t)),
+                Cell(entry.time[:16].replace("T", " ")),
+                Cell(entry.note),
+                state,
+            ]
+        )
     heads = [Cell(t("answers.who")), Cell(t("profiles.when")), Cell(t("profiles.note")), Cell(t("profiles.state"))]
     shared.table(heads, rows, t("profiles.signoffs"))
 
@@ -83,7 +89,7 @@ def sign(view: FamilyView, agreed: Agreed, profiles: ProfileFile, name: str, t: 
     with st.form("sign", clear_on_submit=True):
         left, middle, right = st.columns([1, 1, 2])
         who = shared.ask_name(left, key="sign-name")
-        role = middle.selectbox(
+        chosen = middle.selectbox(
             t("profiles.role"), ROLES, format_func=lambda each: t(f"profiles.role_{each}"), key="sign-role"
         )
         note = right.text_input(t("profiles.note"), max_chars=5000, key="sign-note")
@@ -94,7 +100,7 @@ def sign(view: FamilyView, agreed: Agreed, profiles: ProfileFile, name: str, t: 
             entry = SignOff(
                 time=now(),
                 name=who.strip(),
-                role=role,
+                role=chosen,
                 note=note.strip(),
                 profile=name,
                 family_sha256=agreed.evidence.family,
@@ -169,7 +175,7 @@ def page_of(view: FamilyView, agreed: Agreed, number: int, name: str, t: Catalog
         for k, score in (card.objectives.items() if card else [])
     ]
     signed = [
-        [entry.name, _role(entry.role, t), entry.time[:16].replace("T", " "), _state(parts, t), entry.note]
+        [entry.name, role(entry.role, t), entry.time[:16].replace("T", " "), _state(parts, t), entry.note]
         for entry, parts in agreed.standings(profiles, name)
     ]
     gets = shared.gets(choice, t)
@@ -195,10 +201,6 @@ def page_of(view: FamilyView, agreed: Agreed, number: int, name: str, t: Catalog
         mean = card.objectives[profile.primary].mean
         summary = t("profiles.gets", policy=choice.served, primary=t.objective(profile.primary), mean=mean)
     return report(t("profiles.report_title", name=name), facts, summary, sections, t)
-
-
-def _role(role: str, t: Catalogue) -> str:
-    return t(f"profiles.role_{role}") if role in ROLES else role
 
 
 def _because(parts: list[str], t: Catalogue) -> str:

@@ -59,11 +59,15 @@ def test_a_change_of_a_share_has_the_interval_of_newcombes_example() -> None:
 
 
 def test_time_has_a_column_per_profile_with_zeros() -> None:
-    over = pd.DataFrame(
-        [(1, "a", "p0", 2), (1, "a", "p1", 3), (2, "b", "p0", 4)], columns=["time", "profile", "policy", "requests"]
-    )
-    assert requests_over_time(over).to_dict("list") == {"time": [1, 2], "a": [5, 0], "b": [0, 4]}
-    assert requests_over_time(over.iloc[:0]).empty
+    hours = [pd.Timestamp(f"2026-01-01T0{hour}:00Z") for hour in range(5)]
+    rows = [(hours[1], "a", "p0", 2), (hours[1], "a", "p1", 3), (hours[3], "b", "p0", 4)]
+    over = pd.DataFrame(rows, columns=["time", "profile", "policy", "requests"])
+    found = requests_over_time(over, bins=2)
+    assert found.to_dict("list") == {"time": hours[1:4], "a": [5, 0, 0], "b": [0, 0, 4]}  # nothing at 2 o'clock
+    whole = requests_over_time(over, frames.Period(hours[0], hours[4]), bins=4)
+    assert whole.to_dict("list") == {"time": hours[:4], "a": [0, 5, 0, 0], "b": [0, 0, 0, 4]}
+    assert requests_over_time(over.iloc[:0], bins=2).empty
+    assert requests_over_time(over.iloc[:1], bins=2)["a"].tolist() == [2]
 
 
 @pytest.fixture
