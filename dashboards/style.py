@@ -30,6 +30,7 @@ STYLE = f"""<style>
 .m-key i {{ display: inline-block; width: 6rem; height: 9px; border-radius: 2px; }}
 .m-key img {{ flex: none; }}
 .m-table .long {{ display: inline-block; min-width: 13rem; white-space: normal; max-width: 34rem; line-height: 1.35; }}
+.m-table span.long {{ word-break: keep-all; }}
 .stApp [data-testid="stSlider"] {{ margin-bottom: -0.45rem; }}
 .stApp .annotation-text {{ paint-order: stroke; stroke: {palette.PAPER}; stroke-opacity: 0.85; stroke-width: 3px; }}
 /* A shade at the right edge, which the end of the table brings its cover for: seen while there is more to scroll to. */

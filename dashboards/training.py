@@ -12,6 +12,8 @@ BINDS = 1e-6
 """A multiplier above this has a say."""
 OFTEN = 0.5
 """Share of the logged steps above which a floor counts as binding."""
+CLOSE = 0.01
+"""Data win rate by which a floor may be missed and still count as reached."""
 LOW_ESS = 0.3
 """Effective sample size below which few responses carry the policy."""
 
@@ -42,6 +44,11 @@ class Activity(NamedTuple):
     """Share of the logged steps with a multiplier above 0; of the solution itself where there is no log."""
     reached: float | None
     """G at the end of training, estimated; predicted where nothing was estimated."""
+
+    @property
+    def missed(self) -> bool:
+        """True if training ended below the floor, by more than is worth a word."""
+        return self.reached is not None and self.reached < self.floor - CLOSE
 
     @property
     def binds(self) -> bool:

@@ -140,7 +140,7 @@ def show_relations(document: Document, t: Catalogue) -> None:
         interval = t.interval(ends[0], ends[1]) if ends else ""
         cells = [Cell(_pair(key, t)), Cell(f"{count:,}", "number")]
         cells.append(Cell("–" if share is None else f"{share:.1%}", "number"))
-        rows.append([*cells, Cell("–" if rank is None else f"{rank:.2f}", "number", interval)])
+        rows.append([*cells, Cell("–" if rank is None else f"{rank:.2f}".replace("-", "−"), "number", interval)])
     heads = [Cell(t("data.pair")), Cell(t("data.strict"), "number"), Cell(t("data.conflict"), "number")]
     shared.table([*heads, Cell(t("data.rank"), "number")], rows, t("data.conflicts"))
 

@@ -54,7 +54,7 @@ def show_summary(view: FamilyView, trained: list[Policy], logs: dict[str, Traini
         rows.append(
             [
                 Cell(policy.id),
-                _state(advice(policy, logs.get(policy.id), t), t),
+                _state(found, ess, t),
                 Cell(t.floors(policy.floors, "word.floor_short") or t("compare.no_floor")),
                 _binding(found, t),
                 Cell("–" if kl is None else f"{kl:.3f}", "number"),
@@ -68,11 +68,18 @@ def show_summary(view: FamilyView, trained: list[Policy], logs: dict[str, Traini
     shared.table(heads, rows, t("training.summary"))
 
 
-def _state(told: str, t: Catalogue) -> Cell:
-    """What ``advice`` says of one policy, in a word and, where there is something to look at, whole."""
-    if told == t("training.sound"):
-        return Cell(f"✓ {t('training.as_planned')}", "good")
-    return Cell(f"▲ {t('training.look')}", "bad", told)
+def _state(found: list[Activity], ess: float | None, t: Catalogue) -> Cell:
+    """What ``advice`` says of one policy, in few words."""
+    short = [
+        t("training.reached", name=t.objective(each.objective), reached=each.reached)
+        for each in found
+        if each.reached is not None and each.missed
+    ]
+    if short:
+        return Cell(f"▲ {t('training.below')}", "bad", t.listed(short))
+    if ess is not None and ess < LOW_ESS:
+        return Cell(f"▲ {t('training.few')}", "bad")
+    return Cell(f"✓ {t('training.as_planned')}", "good")
 
 
 def _binding(found: list[Activity], t: Catalogue) -> Cell:
@@ -105,7 +112,7 @@ def advice(policy: Policy, log: TrainingLog | None, t: Catalogue) -> str:
     """What else to look at."""
     parts = []
     for each in activities(policy, log):
-        if each.reached is not None and each.reached < each.floor - 0.01:
+        if each.missed:
             facts = {"reached": each.reached, "floor": each.floor}
             parts.append(t("training.missed", name=t.objective(each.objective), **facts))
     ess = lowest_ess(policy, log)
@@ -116,17 +123,13 @@ def advice(policy: Policy, log: TrainingLog | None, t: Catalogue) -> str:
 
 def show_log(log: TrainingLog, objectives: list[str], t: Catalogue) -> None:
     """The charts over steps, and all rows as a table."""
-    columns = st.columns(2, gap="large")
-    place = 0
-    for kind in PER_OBJECTIVE:
-        names = {column: t.title(name) for column, name in log.columns(kind, objectives).items()}
-        if names:
-            _chart(columns[place % 2], log, kind, names, t)
-            place += 1
-    for kind in SINGLE:
-        if kind in log.rows and log.rows[kind].notna().any():
-            _chart(columns[place % 2], log, kind, {kind: t(f"training.title_{kind}")}, t)
-            place += 1
+    drawn = {kind: {c: t.title(name) for c, name in log.columns(kind, objectives).items()} for kind in PER_OBJECTIVE}
+    known = [kind for kind in SINGLE if kind in log.rows and log.rows[kind].notna().any()]
+    drawn |= {kind: {kind: t(f"training.title_{kind}")} for kind in known}
+    kinds = [kind for kind, names in drawn.items() if names]
+    for start in range(0, len(kinds), 2):
+        for column, kind in zip(st.columns(2, gap="large"), kinds[start : start + 2], strict=False):
+            _chart(column, log, kind, drawn[kind], t)
     with st.expander(t("training.rows")):
         heads = [Cell(name, "number") for name in log.rows.columns]
         rows = [[Cell(f"{value:.4g}", "number") for value in row] for row in log.rows.itertuples(index=False)]
@@ -139,6 +142,8 @@ def _chart(column: DeltaGenerator, log: TrainingLog, kind: str, names: dict[str,
         st.subheader(t(f"training.title_{kind}"), anchor=False)
         st.caption(t(f"training.note_{kind}"))
         figure = comparisons.lines_chart(log.rows, "step", "", names, title=t("training.step"))
+        if kind == "lambda":
+            figure.update_yaxes(rangemode="nonnegative")
         alt = t("training.alt", what=t(f"training.title_{kind}"), policy=log.policy, names=t.listed(names.values()))
         shared.chart(figure, f"training-{kind}", alt)
 

@@ -79,4 +79,4 @@ def test_a_floor_without_a_price_is_called_idle(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv(FAMILY_VARIABLE, str(root))
     app = opened(PAGE)
     app.selectbox(key="trained").select(idle.id).run()
-    assert f"The floor on safety never binds: {idle.id} equals the unconstrained policy." in text(healthy(app))
+    assert f"No floor on safety ever binds: {idle.id} equals the unconstrained policy." in text(healthy(app))
