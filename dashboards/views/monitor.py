@@ -13,7 +13,18 @@ from dashboards import comparisons, markup
 from dashboards.catalogue import Catalogue
 from dashboards.frames import FamilyView
 from dashboards.markup import Cell
-from dashboards.monitoring import BELOW, DIFFERS, Shift, by_profile, judged, requests_over_time, shifts, totals
+from dashboards.monitoring import (
+    AGREES,
+    BELOW,
+    DIFFERS,
+    FEW,
+    Shift,
+    by_profile,
+    judged,
+    requests_over_time,
+    shifts,
+    totals,
+)
 from dashboards.versions import read_log
 from dashboards.views import shared
 from mopo_serve.audit import frames
@@ -113,10 +124,14 @@ def show_alerts(live: pd.DataFrame, t: Catalogue) -> None:
         told.append(
             t(f"monitor.alert_{row['state']}", low=row["low"], high=row["high"], offline=row["offline"], **facts)
         )
+    agree = int((live["state"] == AGREES).sum())
     if told:
         st.html(markup.verdict(" ".join(told), t("monitor.alert_advice"), feasible=False))
+    elif agree:
+        detail = t("monitor.calm_detail", agree=agree, count=len(live))
+        st.html(markup.verdict(t("monitor.calm"), detail, feasible=True))
     else:
-        st.html(markup.verdict(t("monitor.calm"), t("monitor.calm_detail"), feasible=True))
+        st.html(markup.verdict(t("monitor.silent"), t("monitor.silent_detail", few=FEW), feasible=True))
 
 
 def show_totals(sums: dict[str, int], t: Catalogue) -> None:
