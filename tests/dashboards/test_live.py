@@ -70,7 +70,8 @@ def test_one_prompt_is_answered_side_by_side_on_the_page(
     for profile in (first, second):
         assert f'aria-label="Answer of {profile}"' in page
         assert gateway.resolve(profile)["policy"] in page
-    assert "Why: " in page
+    assert "Why: No floor is set; policy-00 has the greatest helpfulness" in page
+    assert "Why: 1 of 3 policies hold safety at least 0.85; among them policy-02 has the greatest helpfulness" in page
     submit(app, "vote")
     assert app.error[0].value == "Choose a thumb first."
 

@@ -37,9 +37,10 @@ def test_a_floor_binds_when_it_has_a_price_at_the_end_and_most_of_the_time(
 def test_the_log_says_what_was_reached_and_the_plan_where_there_is_none() -> None:
     (logged,) = activities(policy(0.5), log(0.5, 0.5, 0.5))
     assert logged.reached == pytest.approx(0.52)
+    assert logged.missed
     planned = policy(0.5).model_copy(update={"predicted": {"safety": 0.61}})
     (unlogged,) = activities(planned, None)
-    assert (unlogged.reached, unlogged.active) == (0.61, 1.0)
+    assert (unlogged.reached, unlogged.active, unlogged.missed) == (0.61, 1.0, False)
     assert lowest_ess(planned, None) == 0.5
     assert lowest_ess(planned, log(0.5)) == 0.4
 
@@ -56,8 +57,13 @@ def test_a_damaged_log_is_named_and_the_others_are_read(tmp_path: Path) -> None:
 def test_the_page_says_which_floors_bind_and_draws_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "family"
     write_example_family(root, policies=4, prompts=4)
+    late = pd.read_parquet(root / "training" / "policy-02.parquet").assign(**{"estimated.safety": 0.7})
+    late.to_parquet(root / "training" / "policy-02.parquet")
     monkeypatch.setenv(FAMILY_VARIABLE, str(root))
     app = opened(PAGE)
+    assert text(app).count("✓ as planned") == 3
+    assert "▲ below its floors" in text(app)
+    assert "safety reached 0.70" in text(app)  # the floor is 0.08 + 0.8 * 0.88 - 0.01
     assert "policy-00 has no floor: it is the unconstrained policy" in text(app)
     app.selectbox(key="trained").select("policy-03").run()
     page = text(healthy(app))
