@@ -45,8 +45,9 @@ def main() -> None:
 def ask_language() -> None:
     """The choice of a language, in the sidebar of every page; ``?lang=ja`` in the address chooses it at first."""
     if "language" not in st.session_state:
-        asked = st.query_params.get("lang", DEFAULT)
+        asked = st.session_state.get("kept-language", st.query_params.get("lang", DEFAULT))
         st.session_state["language"] = asked if asked in LANGUAGES else DEFAULT
+    st.session_state["kept-language"] = st.session_state["language"]  # a widget's own state may be dropped on the way
     with st.sidebar:
         st.segmented_control(
             shared.words()("app.language"),

@@ -116,6 +116,6 @@ def requests_over_time(
     if start < end:
         every = pd.date_range(start, end, periods=bins + 1, name="time")
         every = every if period.end is None else every[:-1]  # without an end, the last request begins a stretch
-        places = np.rint((wide.index - start) / ((end - start) / bins)).astype(int)
+        places = np.rint((pd.DatetimeIndex(wide.index) - start) / ((end - start) / bins)).astype(int)
         wide = wide.set_axis(every[places]).reindex(every, fill_value=0)
     return wide.reset_index()
