@@ -113,7 +113,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=list(STRENGTHS), default=list(STRENGTHS))
     parser.add_argument("--strengths", nargs="+", default=[], metavar="METHOD=A,B", help="instead of its own three")
     parser.add_argument("--policies", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=160, help="of MOPO's first policy; sets the total for all")
+    parser.add_argument("--steps", type=int, default=160, help="of the first of a chain; sets the total of all")
     parser.add_argument("--equal", choices=["sequences", "pairs"], default="sequences", help="per step")
     parser.add_argument("--prompts", type=int, default=500, help="of the sandbox, to train on")
     parser.add_argument("--held-out", type=int, default=300, help="of the sandbox; a third validates")
@@ -176,10 +176,10 @@ def settings(
     method: str, strength: float, seed: int, ready: Ready, objectives: Sequence[str], options: argparse.Namespace
 ) -> RunConfig | BaselineConfig:
     """The configuration of a method with the same total of steps as MOPO."""
-    if method == "mopo":
-        given = {"tau": strength, "policies": options.policies, "steps": options.steps, "kl_prompts": 0}
-        return RunConfig(primary=ready.primary, seed=seed, **(given | options.mopo))
     later = 1 + LATER * (options.policies - 1)  # policies' steps in units of the first one's
+    if method == "mopo":
+        given = {"tau": strength, "kl_prompts": 0, **between(options.policies, round(options.steps * later))}
+        return RunConfig(primary=ready.primary, seed=seed, **(given | options.mopo))
     begun = {"dpo": len(objectives), "soup": len(objectives), "modpo": later + len(objectives) - 1}
     steps = round(options.steps * later / begun.get(method, later))
     wider = PAIRS_OF_MOPO if options.equal == "pairs" and method != "grpo" else 1
@@ -193,6 +193,12 @@ def settings(
         "seed": seed,
     }
     return BaselineConfig.model_validate(given).resolved(objectives)
+
+
+def between(policies: int, steps: int) -> dict[str, int]:
+    """Settings of a family of at most ``policies`` with so many ``steps``: some trained, one more in each gap."""
+    trained = (policies + 1) // 2
+    return {"policies": trained, "chains": trained, "interpolate": 1, "steps": round(steps / trained)}
 
 
 def choose(cells: Mapping[float, Cell], split: Any, valid: Truth, test: Truth, primary: int) -> Chosen:
