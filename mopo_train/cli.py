@@ -12,7 +12,9 @@ from mopo_train.errors import MopoError
 STEPS = ["pairwise", "pairwise-logistic", "weighted-bc"]
 OWN_ANCHOR = "Weight of staying close to the reference on answers that it writes itself."
 ON_POLICY = "Rounds of training on the policy's own answers, labelled by a preference model."
-INTERPOLATE = "Members between neighbours; profiles select one only if measured and not dominated."
+INTERPOLATE = (
+    "Members between each two neighbours, free of training; profiles select one only if measured and not dominated."
+)
 KL_PROMPTS = "Prompts that each policy answers to measure its divergence; 0: not measured."
 GLOBAL = "Of density ratios; 'global' is the paper's Eq. 3, to compare with."
 INDEPENDENT = "Labellers erred on each objective by itself (not the same person in a hurry): sharper lower bounds."
@@ -26,7 +28,9 @@ OBJECTIVES = click.option(
     "--objective", "objectives", multiple=True, help="Name of labels that have none, or those to keep; repeatable."
 )
 FSDP = "Started by torchrun: spread the base model over the processes, where one GPU cannot hold it."
-CHAINS = "Parts of the family that begin from the reference each.  [default: 1; with ray: one per policy]"
+CHAINS = (
+    "Parts of the family that begin from the reference each.  [default: 1; with ray or --interpolate: one per policy]"
+)
 EXECUTOR = "Where policies are trained; ray: as tasks of a cluster, as many at once as there are --chains."
 TOGETHER = {"run"}
 """Commands that several processes may run together."""
@@ -232,7 +236,7 @@ def run(sources: tuple[str, ...], model: str, out: Path, floors: tuple[str, ...]
     asked = Cluster(*(options.pop(name) for name in ("ray_address", "gpus_per_policy", "cpus_per_policy")))
     execution = Execution(report_to=report_to, shard=shard, cluster=asked if on_ray else None)
     if options["chains"] is None:
-        options["chains"] = options["policies"] if on_ray else 1
+        options["chains"] = options["policies"] if on_ray or options["interpolate"] else 1
     config = read_config(parse_floors(floors), **options)
     with joined():
         family = run_family(sources, out, config, model=model, force=force, execution=execution)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mopo_train import __version__
 from mopo_train.dual import Solution
 from mopo_train.family import INTERPOLATED, REFERENCE, Between, Policy, PolicyFamily, between_id
+from mopo_train.neighbours import neighbours
 from mopo_train.policy.interpolation import interpolate_adapters
 from mopo_train.policy.workspace import Workspace
 from mopo_train.preferences import PreferenceData
@@ -41,19 +42,19 @@ def member(name: str, kind: str, point: Solution) -> Policy:
     )
 
 
-def interpolated(config: "RunConfig", root: Path, trained: int) -> list[Policy]:
-    """Write ``config.interpolate`` adapters between each trained policy and the next, where they are not yet."""
+def interpolated(config: "RunConfig", root: Path, points: Sequence[Solution]) -> list[Policy]:
+    """Write ``config.interpolate`` adapters between each two neighbours of ``points``, where they are not yet."""
     made = []
-    for index in range(trained - 1):
+    for one, other in neighbours([point.multipliers for point in points]):
+        first, second = policy_id(one), policy_id(other)
         for part in range(1, config.interpolate + 1):
             share = part / (config.interpolate + 1)
-            between = Between(first=policy_id(index), second=policy_id(index + 1), share=share)
-            name = between_id(between.first, share)
+            name = between_id(first, share) + ("" if other == one + 1 else f"-{other:02d}")
             whole, partial = root / "policies" / name, root / ".work" / name
             if not whole.is_dir():
-                first, second = root / "policies" / between.first, root / "policies" / between.second
-                interpolate_adapters(first, second, share, partial)
+                interpolate_adapters(root / "policies" / first, root / "policies" / second, share, partial)
                 partial.rename(whole)
+            between = Between(first=first, second=second, share=share)
             made.append(Policy(id=name, kind=INTERPOLATED, adapter=f"policies/{name}", between=between))
     return made
 

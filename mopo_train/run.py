@@ -119,7 +119,7 @@ class RunConfig(BaseModel):
     on_policy_answers: int = Field(default=4, ge=2)
     """Per prompt and round."""
     interpolate: int = Field(default=0, ge=0)
-    """Members between neighbours of the front, by interpolation of their weights."""
+    """Members between each two neighbours of the front (`neighbours`), by interpolation of their weights."""
     kl_prompts: int = Field(default=64, ge=0)
     """Training prompts that each policy answers to measure its divergence on its own text; 0: none."""
     max_length: int = Field(default=512, ge=2)
@@ -217,7 +217,7 @@ def run_family(
         with hands(execution.cluster, workspace, key) as cluster:
             scored = cluster.score(Scoring(cluster.site, corpus, needed, speaker, config.own_anchor, config.precision))
             cluster.train(Job(cluster.site, training(scored), policies, speaker, config.kl_prompts))
-    members = trained(config, points) + from_leader(lambda: interpolated(config, out, len(points)))
+    members = trained(config, points) + from_leader(lambda: interpolated(config, out, points))
     if config.kl_prompts:
         adapters = {member.id: out / f"policies/{member.id}" for member in members}
         measured = speaker.divergences(base, adapters, workspace.work, config.kl_prompts)
