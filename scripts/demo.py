@@ -29,7 +29,8 @@ from mopo_train.console import print_table
 from mopo_train.errors import MopoError
 from mopo_train.family import PolicyFamily, read_family, write_whole
 
-POLICIES = 7
+POLICIES = 4
+"""Trained; members between neighbours join them."""
 BIN = Path(sys.executable).parent
 
 
@@ -113,7 +114,7 @@ def make_family(options: argparse.Namespace) -> PolicyFamily:
     )
     mopo(
         *("mopo-train", "run", options.data, "--model", reference, "--out", root),
-        *("--primary", options.primary, "--policies", POLICIES),
+        *("--primary", options.primary, "--policies", POLICIES, "--interpolate", 1),
         done=root / "family.json",
     )
     return read_family(root)
