@@ -165,6 +165,8 @@ def cell(world: World, ready: Ready, seed: int, method: str, strength: float, op
         steps = total_steps(asked, world.objectives)
     seconds = time.process_time() - began
     measured = world.measure(seed, family)
+    if len(measured.values) > options.policies:
+        sys.exit(f"'{family}' has {len(measured.values)} policies, more than --policies {options.policies}")
     partial = kept.with_name("partial.npz")
     np.savez(partial, values=measured.values, kl=measured.kl, seconds=seconds, steps=steps, settings=told)
     partial.rename(kept)
