@@ -45,7 +45,8 @@ def test_half_way_between_two_optima_lies_the_optimum_for_the_multipliers_half_w
     ends = [{"safety": 0.2, "factuality": 1.5}, {"safety": 2.0, "factuality": 0.1}]
     middle = {name: (ends[0][name] + ends[1][name]) / 2 for name in NAMES}
     first, second, between = (
-        np.log(tilt(rates, primary="helpfulness", multipliers=each, tau=0.1).ratio) for each in (*ends, middle)
+        np.log(tilt(rates, primary="helpfulness", multipliers=each, tau=0.1, epsilon=0).ratio)
+        for each in (*ends, middle)
     )
     apart = (between - (first + second) / 2).reshape(10, 4)
     assert np.abs(apart - apart[:, :1]).max() < 1e-9  # the same for all responses to a prompt
