@@ -180,8 +180,9 @@ def settings(
     """The configuration of a method with the same total of steps as MOPO."""
     later = 1 + LATER * (options.policies - 1)  # policies' steps in units of the first one's
     if method == "mopo":
-        given = {"tau": strength, "kl_prompts": 0, **between(options.policies, round(options.steps * later))}
-        return RunConfig(primary=ready.primary, seed=seed, **(given | options.mopo))
+        size = between(options.policies, round(options.steps * later))
+        own = {"primary": ready.primary, "seed": seed, "tau": strength, "kl_prompts": 0}
+        return RunConfig(**(own | size | options.mopo))
     begun = {"dpo": len(objectives), "soup": len(objectives), "modpo": later + len(objectives) - 1}
     steps = round(options.steps * later / begun.get(method, later))
     wider = PAIRS_OF_MOPO if options.equal == "pairs" and method != "grpo" else 1
