@@ -29,8 +29,7 @@ from mopo_train.console import print_table
 from mopo_train.errors import MopoError
 from mopo_train.family import PolicyFamily, read_family, write_whole
 
-POLICIES = 4
-"""Trained; members between neighbours join them."""
+POLICIES = 7
 BIN = Path(sys.executable).parent
 
 
@@ -114,7 +113,7 @@ def make_family(options: argparse.Namespace) -> PolicyFamily:
     )
     mopo(
         *("mopo-train", "run", options.data, "--model", reference, "--out", root),
-        *("--primary", options.primary, "--policies", POLICIES, "--interpolate", 1),
+        *("--primary", options.primary, "--policies", POLICIES),
         done=root / "family.json",
     )
     return read_family(root)
