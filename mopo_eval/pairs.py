@@ -135,7 +135,7 @@ def policy_log_ratios(root: Path, family: PolicyFamily, data: "PreferenceData") 
     """
     from peft import PeftModel
 
-    from mopo_train.canonical import cache_root
+    from mopo_train.cache import cache_root
     from mopo_train.policy.adapter import unwrap
     from mopo_train.policy.corpus import corpus_log_probabilities, encode_corpus
     from mopo_train.policy.models import context_length, directory_digest, fingerprint, load_model, load_tokenizer

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from mopo_train import dialogues, formats, ratings, rows
+from mopo_train.cache import cache_root, tidy, used
 from mopo_train.errors import DataError
 from mopo_train.formats import Converted, Rated, Skipped, SourceFormat
 from mopo_train.rows import Comparison, RowError
@@ -63,13 +64,6 @@ def schema() -> "pa.Schema":
     )
 
 
-def cache_root() -> Path:
-    """Where what is made of data is kept: with the cache of `datasets`."""
-    import datasets
-
-    return Path(os.environ.get("HF_DATASETS_CACHE") or datasets.config.HF_DATASETS_CACHE) / "mopo"
-
-
 def convert(raw: RawRows, source_format: SourceFormat, objective: str) -> CanonicalRows:
     """The rows of ``raw`` in canonical form, from the cache where they were converted before. Raises DataError."""
     import datasets
@@ -84,6 +78,8 @@ def convert(raw: RawRows, source_format: SourceFormat, objective: str) -> Canoni
                 f"cannot write the converted rows of '{raw.name}' to '{root}': {error.strerror or error}; "
                 "make room there, or name another directory in the environment variable HF_DATASETS_CACHE."
             ) from error
+        tidy(root)
+    used(entry)
     dataset = datasets.Dataset.from_file(str(entry / "rows.arrow"))
     return CanonicalRows(dataset, json.loads((entry / "skipped.json").read_text(encoding="utf-8")))
 

@@ -32,7 +32,7 @@ CHAINS = (
     "Parts of the family that begin from the reference each.  [default: 1; with ray or --interpolate: one per policy]"
 )
 EXECUTOR = "Where policies are trained; ray: as tasks of a cluster, as many at once as there are --chains."
-TOGETHER = {"run"}
+TOGETHER = {"run", "reference"}
 """Commands that several processes may run together."""
 ENCODER = "Directory or hub name for the preference model.  [default: a small one from scratch]"
 
@@ -158,15 +158,20 @@ def reference(
     """Train the reference policy: supervised, on every distinct response of DATA.
 
     Needed where the model at hand did not write the responses of DATA itself, or is no chat model. Only texts count:
-    labels need no names here, and may be missing. Killed and repeated, it continues.
+    labels need no names here, and may be missing. Killed and repeated, it continues. On several GPUs: torchrun
+    --nproc-per-node N -m mopo_train reference ...
     """
+    from mopo_train.policy.distributed import is_sharded, joined
     from mopo_train.policy.reporting import check_integrations
     from mopo_train.reference import ReferenceConfig, fit_reference, reference_examples
 
     check_integrations(report_to)
-    examples = reference_examples(sources, out, model=model, objectives=objectives)
+    if is_sharded(False):
+        raise MopoError("the reference's weights are trained whole in every process; start it without --use_fsdp.")
     given = None if model == "scratch" else model
-    fit_reference(examples, out, ReferenceConfig(**options), model=given, report_to=report_to)
+    with joined():
+        examples = reference_examples(sources, out, model=model, objectives=objectives)
+        fit_reference(examples, out, ReferenceConfig(**options), model=given, report_to=report_to)
     say(f"{out}: the reference model, trained on {len(examples)} responses")
 
 

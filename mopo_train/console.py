@@ -83,6 +83,15 @@ def say(message: str) -> None:
         click.echo(message, err=True)
 
 
+def size_text(size: float) -> str:
+    """Bytes in words."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.0f} TB"
+
+
 def print_json(value: Any) -> None:
     """``value`` as one JSON document on stdout; refuses NaN, which is not JSON."""
     click.echo(json.dumps(value, allow_nan=False, indent=2))

@@ -9,7 +9,8 @@ MopoError
 ├── EngineError          an inference engine that cannot be started, reached or used  (mopo_eval)
 ├── JudgeError           a judge that cannot be loaded or gave something other than a score  (mopo_eval)
 ├── ProfileError         threshold profiles that cannot be read  (mopo_eval)
-└── ClusterError         processes or machines that cannot work together
+├── ClusterError         processes or machines that cannot work together
+└── RoomError            more memory or disk than there is
 
 Every message says what was given, what was expected and what to do. Commands print it without a
 traceback and exit with status 1.
@@ -63,3 +64,7 @@ class ProfileError(MopoError):
 
 class ClusterError(MopoError):
     """Processes or machines that cannot work together."""
+
+
+class RoomError(MopoError):
+    """More memory or disk than there is."""

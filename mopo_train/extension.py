@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from mopo_train.canonical import cache_root
+from mopo_train.cache import cache_root
 from mopo_train.console import progress
 from mopo_train.dual import Solution, tilt
 from mopo_train.errors import DataError, FamilyError, FloorError

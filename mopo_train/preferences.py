@@ -91,6 +91,17 @@ class PreferenceData:
         row, side = divmod(int(self._response_place[index]), 2)
         return str(self.rows.data.column("response_b" if side else "response_a")[row].as_py())
 
+    def characters(self) -> int:
+        """Of all prompts and distinct responses; bytes of UTF-8 for a prompt."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        table = self.rows.data
+        sides = np.stack([table.column(name).to_numpy() for name in ("length_a", "length_b")], axis=1)  # (R, 2)
+        asked = pc.list_flatten(table.column("prompt").take(pa.array(self._prompt_row)))
+        prompts = pc.sum(pc.binary_length(pc.struct_field(asked, "content"))).as_py()
+        return int(sides.ravel()[self._response_place].sum()) + int(prompts or 0)
+
     def compared(self) -> IntArray:
         """(M, 2) distinct unordered pairs of responses that were compared, smaller index first, sorted."""
         pairs = np.sort(np.stack([self.first, self.second], axis=1), axis=1)  # (R, 2)

@@ -1,7 +1,8 @@
 """Supervised fine-tuning: the reference policy, from a given model or from scratch.
 
 From scratch means a small Llama and a byte-level BPE tokenizer trained on the examples. Only response
-tokens are learned, the end-of-sequence token among them. Not covered: several machines.
+tokens are learned, the end-of-sequence token among them. Processes that were started together (`policy.distributed`)
+train it together, each with all weights. Not covered: weights that are spread over processes.
 """
 
 import hashlib
@@ -24,10 +25,20 @@ from transformers import (
 
 from mopo_train.console import progress, say
 from mopo_train.errors import DataError, FamilyError, ModelError
+from mopo_train.policy.distributed import Group, from_leader
 from mopo_train.policy.loop import Batch, LoopSettings, Task, optimise
-from mopo_train.policy.models import CHAT_TEMPLATE, context_length, fingerprint, load_model, load_tokenizer, save_model
+from mopo_train.policy.models import (
+    CHAT_TEMPLATE,
+    context_length,
+    empty_model,
+    fingerprint,
+    load_model,
+    load_tokenizer,
+    save_model,
+)
 from mopo_train.policy.packing import TokenBatch, collate
 from mopo_train.policy.reporting import Report
+from mopo_train.policy.requirements import check_disk, check_memory, sizes_of, tuning_files, tuning_need
 from mopo_train.policy.scoring import token_log_probabilities
 from mopo_train.policy.tokens import Encoded, encode_prompts, encode_responses, join, length_buckets
 from mopo_train.policy.workspace import check_place
@@ -92,28 +103,38 @@ def fit_reference(
 
     ``model``: a directory or a hub name to begin with; None trains a small model from scratch. Killed and called
     again with the same arguments, it continues; what they made already stays as it is. ``report_to``: integrations that
-    the log goes to (`policy.reporting`). Raises DataError, ModelError, or
+    the log goes to (`policy.reporting`). Raises DataError, ModelError, RoomError, or
     FamilyError if ``out`` holds anything else.
     """
     identity = _identity(examples, config, model)
-    if (out / IDENTITY).is_file() and (out / IDENTITY).read_text(encoding="utf-8") == identity:
+    if from_leader(lambda: _is_finished(out, identity)):
         say(f"this reference is already in '{out}'")
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FamilyError(f"'{out}' exists already; delete it or give another directory.")
     if not examples:
         raise DataError("there is no response to learn from; give data with at least one pair.")
     tokenizer = load_tokenizer(model) if model else train_tokenizer(examples, config.vocab_size)
     limit = min(config.max_length, context_length(model) if model else config.positions)
     rows = _encode(examples, tokenizer, limit)
+    work = out.parent / f".{out.name}.partial"
+    from_leader(lambda: _check_room(model, tokenizer, config, work, longest=max(row.length for row in rows)))
     torch.manual_seed(config.seed)
     network = load_model(model, frozen=False) if model else new_model(tokenizer, config)
-    work = out.parent / f".{out.name}.partial"
-    _open_work(work, identity)
+    from_leader(lambda: _open_work(work, identity))
+    if not (work / IDENTITY).is_file():
+        raise FamilyError(f"'{work}' is not the same directory on all machines; name an --out that they share.")
     learning_rate = config.learning_rate or (2e-5 if model else 3e-3)
     report = Report(tuple(report_to), out.name, out.parent)
     _train(network, rows, config, work, report=report, learning_rate=learning_rate)
-    _write(network, tokenizer, work, out)
+    from_leader(lambda: _write(network, tokenizer, work, out))
+
+
+def _is_finished(out: Path, identity: str) -> bool:
+    """Whether ``out`` holds this very reference; raises FamilyError where it holds anything else."""
+    if (out / IDENTITY).is_file() and (out / IDENTITY).read_text(encoding="utf-8") == identity:
+        return True
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FamilyError(f"'{out}' exists already; delete it or give another directory.")
+    return False
 
 
 def train_tokenizer(examples: Sequence[Example], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -172,6 +193,22 @@ def new_model(tokenizer: PreTrainedTokenizerBase, config: ReferenceConfig) -> Ll
     return network
 
 
+def _check_room(
+    model: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    config: ReferenceConfig,
+    work: Path,
+    *,
+    longest: int,
+) -> None:
+    """Raise RoomError where memory or disk will not do for training all weights on rows of ``longest`` tokens."""
+    with torch.device("meta"):
+        sizes = sizes_of(empty_model(model) if model else new_model(tokenizer, config))
+    check_disk(tuning_files(work, sizes))
+    need = tuning_need(sizes, tokens=config.batch_size * longest)
+    check_memory(need, "training the reference", "take a smaller --batch-size or --max-length, or a smaller model")
+
+
 def supervised_loss(model: PreTrainedModel, batch: Batch, tokens: float) -> torch.Tensor:
     """Sum of -log p over the response tokens of the batch, in nats, divided by ``tokens``; a scalar.
 
@@ -205,11 +242,15 @@ def _train(
     while len(plan) < config.steps:
         plan += length_buckets(lengths, config.batch_size, generator)
     tokens = config.batch_size * float(np.mean([len(row.response) for row in rows]))
-    task = Task(
-        plan=plan[: config.steps],
-        build=lambda indices: collate([rows[index] for index in indices])._asdict(),
-        loss=lambda model, batch: supervised_loss(model, batch, tokens),
-    )
+
+    def build(batch: _Batch) -> Batch:
+        return collate([rows[index] for index in batch.rows])._asdict() | {"weight": batch.weight}
+
+    def loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+        given = {name: batch[name] for name in TokenBatch._fields}
+        return float(batch["weight"]) * supervised_loss(model, given, tokens)
+
+    task = Task(plan=[_Batch(indices) for indices in plan[: config.steps]], build=build, loss=loss, share=_share)
     settings = LoopSettings(
         learning_rate=learning_rate,
         warmup=max(1, config.steps // 20),
@@ -220,6 +261,21 @@ def _train(
     )
     with progress(str(report.name), config.steps) as line:
         optimise(network, task, settings, work, line)
+
+
+class _Batch(NamedTuple):
+    """One step, or what one of several processes takes of it."""
+
+    rows: list[int]
+    """Indices of the examples."""
+    weight: float = 1.0
+    """Of its loss; 0: it only stands in, since others wait for its gradients."""
+
+
+def _share(batch: _Batch, us: Group) -> _Batch:
+    """The part of the process ``us``: the mean of all parts' losses is the sum over the examples of ``batch``."""
+    mine = batch.rows[us.rank :: us.size]
+    return _Batch(mine, float(us.size)) if mine else _Batch(batch.rows[:1], 0.0)
 
 
 def _identity(examples: Sequence[Example], config: ReferenceConfig, model: str | None) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from transformers import PreTrainedModel
 
-from mopo_train.canonical import cache_root
+from mopo_train.cache import cache_root
 from mopo_train.console import progress, say
 from mopo_train.dual import Solution, attainable, infeasible_message
 from mopo_train.errors import ClusterError, FloorError
@@ -44,6 +44,7 @@ from mopo_train.policy.lagged import FloorSchedule, Lag
 from mopo_train.policy.models import Precision, context_length, find_model, load_model, load_tokenizer
 from mopo_train.policy.on_policy import Setup, train_with_rounds
 from mopo_train.policy.own_text import Speaker
+from mopo_train.policy.requirements import PROCESS, check_points
 from mopo_train.policy.training import PlannedPolicy, Training, train_policy
 from mopo_train.policy.workspace import (
     RunRecord,
@@ -60,6 +61,7 @@ from mopo_train.preference_model.settings import FitSettings
 from mopo_train.preference_model.view import ModelView
 from mopo_train.preferences import PreferenceData, read_preferences
 from mopo_train.robust import radius_of
+from mopo_train.room import check_room
 from mopo_train.winrates import WinRates, win_rates
 
 LATER = 0.5
@@ -172,7 +174,8 @@ def run_family(
 
     Everything that can be wrong with data, floors, model and place is found before training. A finished family of the
     same call is returned as it is. Processes that were started together (`policy.distributed`) call it alike and train
-    each policy together. Raises DataError, FloorError, ModelError, FamilyError.
+    each policy together. Raises DataError, FloorError, ModelError, FamilyError, and RoomError where memory or disk will
+    not do.
     """
     check_place(out, sources, model)
     find_model(model)
@@ -184,12 +187,14 @@ def run_family(
     if from_leader(lambda: not force and is_finished(out, record)):
         say(f"this family is already in '{out}'; --force trains it again")
         return read_family(out)
+    from_leader(lambda: check_points(config.policies, len(data.response_prompt)))
     rates, points = from_leader(lambda: planned_points(data, config))
     tokenizer = load_tokenizer(model, add_template=find_model(model) is not None)
     limit = min(config.max_length, context_length(model))
     corpus = encode_corpus(data, tokenizer, limit)
     document = plan_document(rates, points, formulation(config))
     plans = plan_policies(data, corpus, config, len(points))
+    need = check_room(config, out, model, execution, plans, corpus.lengths)
     base = load_model(model, processes=group().size if execution.shard else 1, precision=config.precision)
     # Last of what can fail: with ``force`` it deletes an earlier family.
     from_leader(lambda: begin(out, record, force=force))
@@ -214,7 +219,7 @@ def run_family(
         own = speaker.own_samples(base, workspace.work, config.own_anchor) if config.own_anchor else None
         base = _train_all(training(Scored(reference, own)), base, policies, setup)
     else:
-        with hands(execution.cluster, workspace, key) as cluster:
+        with hands(execution.cluster._replace(memory=need.total + PROCESS), workspace, key) as cluster:
             scored = cluster.score(Scoring(cluster.site, corpus, needed, speaker, config.own_anchor, config.precision))
             cluster.train(Job(cluster.site, training(scored), policies, speaker, config.kl_prompts))
     members = trained(config, points) + from_leader(lambda: interpolated(config, out, points))

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -226,11 +227,17 @@ def test_training_on_a_full_disk_says_so_and_continues_when_there_is_room(
     inputs: list[str], undisturbed: tuple[Path, float], tmp_path: Path
 ) -> None:
     place = tmp_path / "disk"
-    command = [sys.executable, "-c", "from mopo_train.cli import main; main()", "run", *inputs, *TRAINING]
-    command += ["--out", str(place / "family")]
-    sizes = ["64k", "300k", "64m"]
-    small, larger, enough = on_small_disks([command] * 3, place, sizes)
-    for done in (small, larger):
+    unaware = "import mopo_train.run; mopo_train.run.check_room = lambda *_: None; "  # others take the room meanwhile
+    begun, checked = (
+        [sys.executable, "-c", f"{first}from mopo_train.cli import main; main()", "run", *inputs, *TRAINING]
+        + ["--out", str(place / "family")]
+        for first in (unaware, "")
+    )
+    sizes = ["64k", "64k", "300k", "64m"]
+    refused, small, larger, enough = on_small_disks([checked, begun, begun, checked], place, sizes)
+    assert re.search("no space left on device: .* are needed at .*, 65.5 kB are free; make room", refused.stderr)
+    assert "log-probabilities: " not in refused.stderr  # nothing was spent
+    for done in (refused, small, larger):
         assert done.returncode == 1
         assert "no space left on device" in done.stderr.lower()
         assert "Traceback" not in done.stderr

@@ -93,7 +93,7 @@ def test_machines_that_share_no_directory_send_files(machines: Any, world: World
 def test_more_than_any_machine_has_is_refused(machines: Any, world: World, tmp_path: Path) -> None:
     with_workers(machines, 1)
     asked = Execution(cluster=Cluster(machines.address, gpus=0.25))
-    with pytest.raises(ClusterError, match="no machine of the cluster has 1 CPUs and 0.25 GPUs"):
+    with pytest.raises(ClusterError, match="no machine of the cluster has 1 CPUs, 0.25 GPUs"):
         run_family([world.data], tmp_path / "family", ON_RAY, model=str(world.model), execution=asked)
     rounds = ON_RAY.model_copy(update={"on_policy_rounds": 1})
     with pytest.raises(ClusterError, match="--executor local"):

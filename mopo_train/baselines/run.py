@@ -20,7 +20,7 @@ from mopo_train.baselines.modpo import as_dpo
 from mopo_train.baselines.pairs import draw_pairs
 from mopo_train.baselines.soup import mix_adapters
 from mopo_train.baselines.trl_extra import require_trl
-from mopo_train.canonical import cache_root
+from mopo_train.cache import cache_root
 from mopo_train.console import ProgressLine, progress, say
 from mopo_train.errors import FloorError
 from mopo_train.family import REFERENCE, Policy, PolicyFamily, first_problem, read_family, write_family
@@ -46,6 +46,7 @@ from mopo_train.policy.workspace import (
     open_workspace,
 )
 from mopo_train.preferences import PreferenceData, read_preferences
+from mopo_train.room import check_baseline_room
 from mopo_train.winrates import FloatArray
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def train_baseline(
 
     Everything that can be wrong with data, model and place is found before training. A finished family of the same
     call is returned as it is. ``report_to``: integrations that the log goes to (`policy.reporting`). Raises DataError,
-    FloorError, ModelError (also without TRL), FamilyError.
+    FloorError, ModelError (also without TRL), FamilyError, RoomError.
     """
     check_place(out, sources, model)
     find_model(model)
@@ -109,6 +110,7 @@ def train_baseline(
     adapters = adapters_to_train(config, data.objectives)
     tokenizer = load_tokenizer(model, add_template=find_model(model) is not None)
     corpus = encode_corpus(data, tokenizer, min(config.max_length, context_length(model)))
+    check_baseline_room(config, out, model, [adapter.id for adapter in adapters], corpus.lengths)
     begin(out, record, force=force)  # last of what can fail: with ``force`` it deletes an earlier family
     run = _Run(
         config, model, open_workspace(out, model), data, tokenizer, corpus, record.model_fingerprint, tuple(report_to)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from mopo_train import __version__
-from mopo_train.console import say
+from mopo_train.console import say, size_text
 from mopo_train.errors import ClusterError, MopoError
 
 RETRIES = 5
@@ -23,6 +23,8 @@ class Cluster(NamedTuple):
     """Per task, may be a fraction; None: 1 where the cluster has any."""
     cpus: float = 1.0
     """Per task."""
+    memory: int = 0
+    """Bytes that a task takes beside what the program does: as many run on a machine at once as it has room for."""
     shared: bool | None = None
     """Whether all machines see the family directory; None: look."""
 
@@ -47,7 +49,7 @@ def connected(cluster: Cluster) -> Iterator[Cluster]:
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = cluster.gpus if cluster.gpus is not None else float(any(node.get("GPU") for node in nodes))
-        _check_room(nodes, gpus, cluster.cpus)
+        check_machines(nodes, cluster._replace(gpus=gpus))
         say(f"Ray: {len(nodes)} machines; a task takes {cluster.cpus:g} CPUs and {gpus:g} GPUs of one")
         yield cluster._replace(gpus=gpus)
     finally:
@@ -77,10 +79,16 @@ def check_version(version: str) -> None:
         )
 
 
-def _check_room(nodes: list[dict[str, float]], gpus: float, cpus: float) -> None:
-    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-        has = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
+def check_machines(nodes: list[dict[str, float]], task: Cluster) -> None:
+    """Raise ClusterError where none of ``nodes``, by Ray's resources, has what a task takes; several tasks wait."""
+    asked = {"CPU": task.cpus, "GPU": task.gpus or 0.0, "memory": float(task.memory)}
+
+    def told(node: dict[str, float]) -> str:
+        memory = f", {size_text(node.get('memory', 0.0))} of memory" if task.memory else ""
+        return f"{node.get('CPU', 0.0):g} CPUs, {node.get('GPU', 0.0):g} GPUs{memory}"
+
+    if not any(all(node.get(name, 0.0) >= amount for name, amount in asked.items()) for node in nodes):
         raise ClusterError(
-            f"no machine of the cluster has {cpus:g} CPUs and {gpus:g} GPUs for a task (they have {has}); ask for "
-            "less, or add a machine."
+            f"no machine of the cluster has {told(asked)} for a task (they have {'; '.join(map(told, nodes))}); ask "
+            "for less, or add a machine."
         )

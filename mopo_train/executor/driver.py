@@ -19,6 +19,7 @@ from mopo_train.executor.cluster import RETRIES, Cluster, connected, import_ray,
 from mopo_train.executor.parcel import files_of, unpack
 from mopo_train.executor.tasks import MARK, Job, Scored, Scoring, Site
 from mopo_train.family import write_whole
+from mopo_train.policy.models import directory_digest
 from mopo_train.policy.workspace import Workspace
 
 LOOK_SECONDS = 0.5
@@ -47,12 +48,14 @@ class Hands(NamedTuple):
     site: Site
     options: dict[str, Any]
     """What Ray gives each task."""
+    base: list[Any]
+    """Where Ray keeps the base model's files, once per machine, if they travel."""
 
     def score(self, scoring: Scoring) -> Scored:
         """The reference's log-probabilities, from one task."""
         say("the reference's log-probabilities are computed on the cluster")
         run = self.ray.remote(_score).options(**self.options)
-        found: Scored = self._get(run.remote(pickle.dumps(scoring)))
+        found: Scored = self._get(run.remote(pickle.dumps(scoring), self.base))
         return found
 
     def train(self, job: Job) -> None:
@@ -70,7 +73,7 @@ class Hands(NamedTuple):
         for index, policy in enumerate(policies):
             if not done[index]:
                 before = at[policy.start] if policy.start is not None else None
-                results[index] = run.remote(packed, index, self._of(job, before, results), board)
+                results[index] = run.remote(packed, index, self._of(job, before, results), board, self.base)
         with progress("policies", sum(steps), start) as line:
             try:
                 self._watch(job, results, board, line)
@@ -102,7 +105,7 @@ class Hands(NamedTuple):
             return results.get(index) if index is not None else None
         adapter = job.policies[index].adapter
         name = adapter.relative_to(self.site.workspace.root).as_posix()
-        return None if self.site.base is None else {name: files_of(adapter)}
+        return {name: files_of(adapter)} if self.site.base is not None else None
 
     def _beside_the_driver(self) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -133,18 +136,15 @@ def hands(cluster: Cluster, workspace: Workspace, model_fingerprint: str) -> Ite
     with connected(cluster) as found:
         ray = import_ray()
         site = Site(workspace, token, __version__, model_fingerprint, None, found.cpus, found.gpus or 0.0)
-        options = {"num_cpus": found.cpus, "num_gpus": found.gpus, "max_retries": RETRIES}
+        options = {"num_cpus": found.cpus, "num_gpus": found.gpus, "memory": found.memory, "max_retries": RETRIES}
         shared = found.shared if found.shared is not None else all(_seen_by_all(ray, site))
+        base = []
         if not shared:
             say("the machines do not share the family directory: files travel, and a lost policy begins anew")
-            site = site._replace(token=f"{token}-away", base=_base_files(workspace))
-        yield Hands(ray, site, options)
-
-
-def _base_files(workspace: Workspace) -> dict[str, bytes]:
-    """Of a base model in a directory; none of a name on the hub."""
-    base = Path(workspace.base)
-    return files_of(base) if base.is_dir() else {}
+            here = Path(workspace.base)
+            site = site._replace(token=f"{token}-away", base=directory_digest(here) if here.is_dir() else "")
+            base = [ray.put(files_of(here))] if here.is_dir() else []
+        yield Hands(ray, site, options, base)
 
 
 def _seen_by_all(ray: Any, site: Site) -> Sequence[bool]:
@@ -165,9 +165,18 @@ def _seen_by_all(ray: Any, site: Site) -> Sequence[bool]:
     return found
 
 
-def _score(packed: bytes) -> Scored:
-    return tasks.score(pickle.loads(packed))
+def _score(packed: bytes, base: list[Any]) -> Scored:
+    return tasks.score(pickle.loads(packed), lambda: _fetched(base))
 
 
-def _train(packed: bytes, index: int, before: Any, board: Any) -> Any:
-    return tasks.train(pickle.loads(packed), index, before, lambda done, note: board.tell.remote(index, done, note))
+def _train(packed: bytes, index: int, before: Any, board: Any, base: list[Any]) -> Any:
+    def tell(done: int, note: str) -> None:
+        board.tell.remote(index, done, note)
+
+    return tasks.train(pickle.loads(packed), index, before, tell, lambda: _fetched(base))
+
+
+def _fetched(base: list[Any]) -> dict[str, bytes]:
+    """What Ray keeps, brought to this machine now: references in a list wait until they are asked for."""
+    files: dict[str, bytes] = import_ray().get(base[0])
+    return files

@@ -1,7 +1,8 @@
 """Files and directories as bytes, for machines without a file system in common."""
 
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 Parcel = dict[str, bytes | dict[str, bytes]]
@@ -18,6 +19,25 @@ def files_of(directory: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(directory.iterdir()) if file.is_file()}
 
 
+def kept(place: Path, fetch: Callable[[], dict[str, bytes]]) -> Path:
+    """The directory ``place`` with the files that ``fetch`` gives, which is asked once: it stays, whole or absent.
+
+    Processes that ask at the same time do not wait for each other.
+    """
+    if not place.is_dir():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=place.parent))
+        try:
+            _write(fetch(), partial)
+            partial.rename(place)
+        except OSError:
+            if not place.is_dir():  # otherwise another process was first
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return place
+
+
 def unpack(parcel: Parcel, root: Path) -> None:
     """Write ``parcel`` into ``root``, each piece whole, by rename; a directory that is there stays."""
     for name, content in parcel.items():
@@ -31,6 +51,10 @@ def unpack(parcel: Parcel, root: Path) -> None:
         else:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            for file, part in content.items():
-                (partial / file).write_bytes(part)
+            _write(content, partial)
         partial.replace(whole)
+
+
+def _write(files: Mapping[str, bytes], directory: Path) -> None:
+    for name, content in files.items():
+        (directory / name).write_bytes(content)

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import torch
 
-from mopo_train.canonical import cache_root
+from mopo_train.cache import cache_root, used
 from mopo_train.console import ProgressLine
 from mopo_train.executor.cluster import check_version
-from mopo_train.executor.parcel import Parcel, pack, unpack
+from mopo_train.executor.parcel import Parcel, kept, pack, unpack
 from mopo_train.family import REFERENCE
 from mopo_train.policy.adapter import OwnSamples
 from mopo_train.policy.corpus import Corpus, corpus_log_probabilities
@@ -26,6 +26,8 @@ from mopo_train.policy.training import PlannedPolicy, Training, train_policy
 from mopo_train.policy.workspace import Workspace
 from mopo_train.winrates import FloatArray, IntArray
 
+Fetch = Callable[[], dict[str, bytes]]
+"""Brings the base model's files from the driver's machine."""
 MARK = "cluster"
 """File in the work directory that tells a worker whether it sees the same directory as the driver."""
 
@@ -39,15 +41,19 @@ class Site(NamedTuple):
     version: str
     """Of the package."""
     model_fingerprint: str
-    base: dict[str, bytes] | None
-    """The base model's files where machines share no file system, none for a name on the hub; None where they do."""
+    base: str | None
+    """Digest of the base model's files where machines share no file system, empty for a name on the hub; None where
+    they do."""
     cpus: float
     gpus: float
     """Of each task."""
 
     @contextmanager
-    def here(self) -> Iterator[Workspace]:
-        """The workspace on this machine: the driver's, or one that goes when the block ends."""
+    def here(self, fetch: Fetch) -> Iterator[Workspace]:
+        """The workspace on this machine: the driver's, or one that goes when the block ends.
+
+        Its base model stays in the cache of this machine, so that it comes once for all tasks.
+        """
         torch.set_num_threads(max(1, int(self.cpus)))
         if 0 < self.gpus < 1 and torch.cuda.is_available():  # so that a greedy policy fails itself, not its neighbours
             torch.cuda.set_per_process_memory_fraction(self.gpus)
@@ -58,8 +64,9 @@ class Site(NamedTuple):
         with tempfile.TemporaryDirectory(prefix="mopo-") as directory:
             root, base = Path(directory), self.workspace.base
             if self.base:
-                unpack({"base": self.base}, root)
-                base = str(root / "base")
+                place = kept(cache_root() / f"base-{self.base[:32]}", fetch)
+                used(place)
+                base = str(place)
             (root / ".work").mkdir()
             yield Workspace(root, root / ".work", base, self.workspace.base_name)
 
@@ -110,22 +117,22 @@ class Told(ProgressLine):
         self.tell(self.done, note)
 
 
-def score(task: Scoring) -> Scored:
+def score(task: Scoring, fetch: Fetch) -> Scored:
     """The reference's log-probabilities of the data, and its own samples if they are asked for."""
-    with task.site.here() as workspace:
+    with task.site.here(fetch) as workspace:
         base, key = load_model(workspace.base, precision=task.precision), task.site.model_fingerprint
         reference = corpus_log_probabilities(base, task.corpus, task.needed, cache_root(), key, title=REFERENCE)
         own = task.speaker.own_samples(base, workspace.work, task.own_anchor) if task.own_anchor else None
     return Scored(reference, own)
 
 
-def train(job: Job, index: int, before: Parcel | None, tell: Callable[[int, str], None]) -> Parcel | None:
+def train(job: Job, index: int, before: Parcel | None, tell: Callable[[int, str], None], fetch: Fetch) -> Parcel | None:
     """Train policy ``index``; ``before``: the files of the one that it begins from, where these are not on disk.
 
     Returns its files, or None where they are in the family directory already.
     """
     policy = job.policies[index]
-    with job.site.here() as workspace:
+    with job.site.here(fetch) as workspace:
         away = workspace is not job.site.workspace
         if away:
             policy = _moved(policy, job.site.workspace.root, workspace.root)

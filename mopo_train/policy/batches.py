@@ -107,6 +107,12 @@ class Steps(_Parts[Planned]):
         """Indices of the responses of all steps."""
         return self._units.responses
 
+    def most_tokens(self, lengths: IntArray) -> int:
+        """Of the largest batch, its rows as long as the longest; ``lengths`` (Y,) tokens of prompt and response."""
+        starts = self._units.starts[np.append(0, self._ends)]  # (S + 1,)
+        widths = np.maximum.reduceat(lengths[self.responses()], starts[:-1])
+        return int((np.diff(starts) * widths).max())
+
 
 def make_units(compared: IntArray, response_prompt: IntArray, size: int) -> Units:
     """Every compared response, by prompt; a prompt with more than ``size`` responses makes several units.

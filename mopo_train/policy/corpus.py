@@ -1,6 +1,6 @@
 """The prompts and responses of preference data as tokens, and a model's log-probability of each response.
 
-Both are kept beside the converted data (`mopo_train.canonical`), under what they depend on: tokens under the content of
+Both are kept beside the converted data (`mopo_train.cache`), under what they depend on: tokens under the content of
 the data and the tokenizer, log-probabilities under the tokens and the content of the model. So further runs on the same
 data and model find them, whatever their floors and wherever they write.
 """
@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mopo_train.canonical import cache_root
+from mopo_train.cache import cache_root, tidy, used
 from mopo_train.console import ProgressLine, progress, say
 from mopo_train.errors import DataError
 from mopo_train.policy.distributed import from_leader, group, summed
 from mopo_train.policy.packing import collate
+from mopo_train.policy.requirements import check_disk, token_files
 from mopo_train.policy.scoring import response_log_probabilities, to_device, traits
-from mopo_train.policy.token_store import TokenRows, Tokens, stored_tokens
+from mopo_train.policy.token_store import TokenRows, Tokens, is_stored, stored_tokens
 from mopo_train.policy.tokens import Encoded, Ids, encode_prompts, encode_responses
 from mopo_train.preferences import PreferenceData
 from mopo_train.winrates import FloatArray, IntArray
@@ -70,10 +71,14 @@ class Prompts(Sequence[Ids]):
 def encode_corpus(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, limit: int) -> Corpus:
     """Tokenise ``data`` once, at most ``limit`` tokens per prompt and response together, the end of a response cut off.
 
-    Raises DataError for prompts without room for an answer, for responses without tokens and for a full disk.
+    Raises DataError for prompts without room for an answer, for responses without tokens and for a
+    disk that fills up, RoomError for one without room for the tokens.
     """
     told = [data.summary.sha256, list(data.summary.labelled), limit, _identity(tokenizer)]
     entry = cache_root() / f"tokens-{hashlib.sha256(repr(told).encode()).hexdigest()[:32]}"
+    new = not is_stored(entry)
+    if new:
+        check_disk(token_files(cache_root(), data.characters()))
     try:
         digest = stored_tokens(entry, lambda: _tokens(data, tokenizer, limit))
     except OSError as error:
@@ -81,6 +86,9 @@ def encode_corpus(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, limi
             f"cannot write the tokens of the data to '{entry.parent}': {error.strerror or error}; make room there, or "
             "name another directory in the environment variable HF_DATASETS_CACHE."
         ) from error
+    used(entry)
+    if new:
+        tidy(cache_root())
     rows = TokenRows(entry, data.response_prompt)
     return Corpus(rows, rows.lengths(), digest)
 
@@ -207,7 +215,10 @@ def corpus_log_probabilities(
 
 
 def _known(path: Path, responses: int) -> FloatArray:
-    known: FloatArray = np.load(path) if path.is_file() else np.full(responses, np.nan)
+    if not path.is_file():
+        return np.full(responses, np.nan)
+    used(path)
+    known: FloatArray = np.load(path)
     return known
 
 

@@ -18,11 +18,14 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from mopo_train.console import ProgressLine
+from mopo_train.errors import FamilyError, RoomError
 from mopo_train.policy.distributed import Group, from_leader, group
 from mopo_train.policy.models import Precision, choose_products, hide_file_progress, is_half
 from mopo_train.policy.reporting import Report
 
 Batch = dict[str, Any]
+IDENTITY = "training.sha256"
+"""File of a checkpoint that says what was trained."""
 
 
 class LoopSettings(NamedTuple):
@@ -40,6 +43,8 @@ class LoopSettings(NamedTuple):
     seed: int = 0
     precision: Precision = "auto"
     report: Report = Report()
+    identity: str = ""
+    """Of what is trained, with its settings: kept in checkpoints, and asked for where one is continued from."""
 
 
 class Task(NamedTuple):
@@ -68,7 +73,8 @@ def optimise(
     """Train ``model`` in place through the plan, continuing from the last whole checkpoint in ``work``.
 
     Returns the log: one row per ``log_every`` steps with step, loss and the task's measures. All processes of a `group`
-    call it alike, and average their gradients.
+    call it alike, and average their gradients. Raises FamilyError for a checkpoint of another training, RoomError where
+    the memory of a GPU does not do.
     """
     arguments = TrainingArguments(
         output_dir=str(work),
@@ -103,17 +109,27 @@ def optimise(
             data_collator=_only_item,
             callbacks=[ShowProgress(line), _Clock(settings.checkpoint_seconds), _Steps(task)],
         )
-    trainer.task = task
+    trainer.task, trainer.identity = task, settings.identity
     trainer.remove_callback(PrinterCallback)
-    checkpoint = from_leader(lambda: last_checkpoint(work))
+    checkpoint = from_leader(lambda: last_checkpoint(work, settings.identity))
     if checkpoint is not None:
         line.advance(int(checkpoint.name.rpartition("-")[2]), "continued")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0]
+        raise RoomError(
+            f"a step does not fit into the GPU's memory ({reason}). Take a smaller --batch-size or --max-length, or "
+            "more GPUs, and repeat the command."
+        ) from error
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
-def last_checkpoint(work: Path) -> Path | None:
-    """The newest whole checkpoint in ``work``; half-written ones are deleted."""
+def last_checkpoint(work: Path, identity: str = "") -> Path | None:
+    """The newest whole checkpoint in ``work``; half-written ones are deleted.
+
+    Raises FamilyError for one that another training than ``identity`` wrote.
+    """
     found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for path in found:
         try:
@@ -121,6 +137,12 @@ def last_checkpoint(work: Path) -> Path | None:
         except (OSError, ValueError):
             shutil.rmtree(path)
             continue
+        mark = path / IDENTITY
+        if identity != (mark.read_text(encoding="utf-8") if mark.is_file() else ""):
+            raise FamilyError(
+                f"the checkpoint '{path}' belongs to another training or another version of mopo-suite, so this one "
+                f"cannot continue from it. Delete '{work}' to begin this policy anew."
+            )
         return path
     return None
 
@@ -154,6 +176,7 @@ class _PlannedBatches(Dataset[Batch]):
 
 class _PlannedTrainer(Trainer):
     task: Task
+    identity: str
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return SequentialSampler(train_dataset)
@@ -164,6 +187,8 @@ class _PlannedTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         model: Any = self.model
         super()._save(output_dir, state_dict=whole_tensors(model) if state_dict is None else state_dict)
+        if self.identity and output_dir is not None:
+            (Path(output_dir) / IDENTITY).write_text(self.identity, encoding="utf-8")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

@@ -83,9 +83,7 @@ def load_model(
 
     Raises ModelError, also for weights that leave a part of the model at random and for a model that is not causal.
     """
-    given = getattr(_load_config(model), "architectures", None) or []
-    if given and not set(given) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
-        raise ModelError(f"'{model}' is a {given[0]}, not a model that writes text from left to right; give one.")
+    _causal_config(model)
     source = find_model(model) or model
     hide_file_progress()
     half = frozen and is_half(precision)
@@ -107,6 +105,26 @@ def load_model(
     if processes > 1:
         network.requires_grad_(False)  # before the first pass: FSDP brings back parts as they were then
     return network
+
+
+def empty_model(model: str) -> PreTrainedModel:
+    """``model`` without its weights, on the device ``meta``: for its sizes. Raises ModelError."""
+    config: Any = _causal_config(model)
+    build: Any = AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            empty: PreTrainedModel = build.from_config(config)
+    except Exception as error:  # see load_tokenizer
+        raise cannot_load("model", model, error) from error
+    return empty
+
+
+def _causal_config(model: str) -> Any:
+    config = _load_config(model)
+    given = getattr(config, "architectures", None) or []
+    if given and not set(given) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+        raise ModelError(f"'{model}' is a {given[0]}, not a model that writes text from left to right; give one.")
+    return config
 
 
 def _spread_over(processes: int) -> Any:

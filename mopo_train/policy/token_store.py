@@ -23,7 +23,9 @@ class TokenRows(Sequence[Encoded]):
         """``entry`` as `write_tokens` left it; ``prompt_of`` (Y,) the prompt of each response."""
         self._prompt_of = prompt_of
         self._prompts, self._responses = _mapped(entry / FILES[0]), _mapped(entry / FILES[1])
-        self._prompt_ends, self._response_ends = (np.load(entry / name, mmap_mode="r") for name in FILES[2:4])
+        self._prompt_ends, self._response_ends = (
+            np.asarray(np.load(entry / name, mmap_mode="r")) for name in FILES[2:4]
+        )
 
     def __len__(self) -> int:
         return len(self._prompt_of)
@@ -64,7 +66,7 @@ def stored_tokens(entry: Path, make: Callable[[], Tokens]) -> str:
 
     Processes that write the same entry at the same time do not wait for each other.
     """
-    if not all((entry / name).is_file() for name in FILES):
+    if not is_stored(entry):
         entry.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix="partial-", dir=entry.parent))
         try:
@@ -72,11 +74,16 @@ def stored_tokens(entry: Path, make: Callable[[], Tokens]) -> str:
             shutil.rmtree(entry, ignore_errors=True)
             os.rename(partial, entry)
         except OSError:
-            if not all((entry / name).is_file() for name in FILES):  # otherwise another process was first
+            if not is_stored(entry):  # otherwise another process was first
                 raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return (entry / FILES[4]).read_text(encoding="ascii")
+
+
+def is_stored(entry: Path) -> bool:
+    """Whether ``entry`` is whole."""
+    return all((entry / name).is_file() for name in FILES)
 
 
 def _write(entry: Path, tokens: Tokens) -> None:
@@ -101,8 +108,9 @@ def _append(path: Path, rows: Iterable[Ids], seen: Callable[[bytes], None]) -> I
 
 
 def _mapped(path: Path) -> Ids:
-    found: Ids = np.memmap(path, dtype=np.int32, mode="r") if path.stat().st_size else np.zeros(0, dtype=np.int32)
-    return found
+    if not path.stat().st_size:
+        return np.zeros(0, dtype=np.int32)
+    return np.asarray(np.memmap(path, dtype=np.int32, mode="r"))
 
 
 def _part(tokens: Ids, ends: IntArray, place: int) -> Ids:

@@ -1,5 +1,7 @@
 """Training one policy of a family: adapter, log and checkpoints, whole or absent."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 from transformers import PreTrainedModel
 
+from mopo_train import __version__
 from mopo_train.console import ProgressLine
 from mopo_train.dual import Solution
 from mopo_train.execution import Execution
@@ -81,6 +84,7 @@ def train_policy(
         seed=config.seed,
         precision=config.precision,
         report=Report(training.execution.report_to, policy.name, workspace.root),
+        identity=_identity(training, policy),
     )
     model = new_adapter(base, rank=config.rank, seed=config.seed, start=policy.start)
     rows = train_adapter(model, task, settings, work, line)
@@ -94,6 +98,13 @@ def train_policy(
 
     from_leader(keep)
     return unwrap(model)
+
+
+def _identity(training: Training, policy: PlannedPolicy) -> str:
+    """Of version, settings, texts and place along the front; run.json says what labels and model are."""
+    config = training.config.model_dump(mode="json")
+    told = [__version__, config, training.corpus.digest, policy.name]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _refresh(training: Training, work: Path) -> Refresh | None:

@@ -104,7 +104,11 @@ def is_finished(root: Path, record: RunRecord) -> bool:
     if not (root / RECORD).exists() and not finished:
         _refuse_strange(root)
         return False
-    if changes := _changes(_read(root), record):
+    old = _read(root)
+    changes = _changes(old, record)
+    if not finished and old.package_version != record.package_version:
+        changes.append(f"mopo-suite was {old.package_version}, now {record.package_version}")
+    if changes:
         raise FamilyError(
             f"'{root}' holds {'a finished family' if finished else 'a family in training'} made with other settings "
             f"({'; '.join(changes)}). Repeat the command as it was, name another directory, or use --force."

@@ -110,6 +110,21 @@ def test_what_is_written_and_read_between_steps_is_the_leaders(
     check_same(tmp_path / "together", tmp_path / "alone")
 
 
+def test_a_reference_that_several_train_is_that_of_one(world: World, tmp_path: Path) -> None:
+    """Batches of seven: of three processes one has three examples and the others two."""
+    sizes = ["--hidden-size", "32", "--layers", "1", "--heads", "1", "--vocab-size", "300", "--max-length", "64"]
+    told = ["reference", str(world.data), "--model", "scratch", "--steps", "12", "--batch-size", "7", *sizes]
+    for name, size in [("alone", 1), ("together", 3)]:
+        launched.finish([*told, "--out", str(tmp_path / name)], size, tmp_path / "log")
+    weights, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("together", "alone"))
+    assert weights.keys() == expected.keys()
+    for name, values in weights.items():
+        np.testing.assert_allclose(
+            values, expected[name], rtol=0, atol=1e-4
+        )  # Adam's first steps divide by tiny slopes
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "log", "together"]
+
+
 def test_a_users_error_is_told_once_and_ends_all(world: World, tmp_path: Path) -> None:
     log = tmp_path / "log"
     processes = launched.start(
@@ -121,7 +136,7 @@ def test_a_users_error_is_told_once_and_ends_all(world: World, tmp_path: Path) -
     assert log.read_text(encoding="utf-8").count("mopo-train: ") == 1
 
 
-def test_only_run_takes_several_processes_and_only_several_are_spread_over(
+def test_not_every_command_takes_several_processes_and_only_several_are_spread_over(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = CliRunner().invoke(main, command(world, tmp_path / "out", "--fsdp"))
@@ -129,6 +144,11 @@ def test_only_run_takes_several_processes_and_only_several_are_spread_over(
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = CliRunner().invoke(main, ["plan", str(world.data)])
     assert (result.exit_code, "'plan' runs in one process" in result.stderr) == (1, True)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    result = CliRunner().invoke(
+        main, ["reference", str(world.data), "--model", "scratch", "--out", str(tmp_path / "out")]
+    )
+    assert (result.exit_code, "start it without --use_fsdp" in result.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])

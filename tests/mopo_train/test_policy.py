@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mopo_train.console import ProgressLine
 from mopo_train.dual import tilt
+from mopo_train.errors import FamilyError
 from mopo_train.policy.adapter import AdapterTask, StepKind, new_adapter, save_adapter, train_adapter
 from mopo_train.policy.batches import make_units, plan_steps
 from mopo_train.policy.corpus import Corpus, corpus_log_probabilities
@@ -165,6 +166,16 @@ def test_an_adapter_that_another_begins_from_is_saved_without_a_lookup_on_the_hu
     fresh = LlamaForCausalLM.from_pretrained(tmp_path / "model")
     new_adapter(fresh, rank=2, seed=0, start=tmp_path / "first").save_pretrained(str(tmp_path / "checkpoint"))
     assert (tmp_path / "checkpoint" / "adapter_model.safetensors").is_file()
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    kept = tmp_path / "checkpoint-9"
+    kept.mkdir()
+    (kept / "trainer_state.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(FamilyError, match="checkpoint-9' belongs to another training or another version"):
+        last_checkpoint(tmp_path, "this one")
+    (kept / "training.sha256").write_text("this one", encoding="utf-8")
+    assert last_checkpoint(tmp_path, "this one") == kept
 
 
 def test_a_half_written_checkpoint_is_not_used(tmp_path: Path) -> None:

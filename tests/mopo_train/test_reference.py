@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mopo_train.errors import DataError, FamilyError, ModelError
+from mopo_train.errors import DataError, FamilyError, ModelError, RoomError
 from mopo_train.policy.models import CHAT_TEMPLATE
 from mopo_train.policy.packing import collate
 from mopo_train.policy.tokens import Encoded, encode_prompts, encode_responses
@@ -183,6 +183,13 @@ def test_it_refuses_weights_that_would_leave_the_model_random(
     with pytest.raises(ModelError, match=problem):
         fit_reference(examples(), tmp_path / "out", TINY, model=str(tmp_path / "base"))
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_it_refuses_what_does_not_fit_into_memory(tmp_path: Path) -> None:
+    huge = TINY._replace(hidden_size=2**20, heads=2**12)
+    with pytest.raises(RoomError, match="no space left on device|training the reference takes"):
+        fit_reference(examples(), tmp_path / "out", huge, model=None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_refuses_no_examples_long_prompts_and_empty_responses(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mopo_train.cli import main
-from mopo_train.errors import DataError, FamilyError, FloorError, ModelError
+from mopo_train.errors import DataError, FamilyError, FloorError, ModelError, RoomError
 from mopo_train.extension import extend_family
 from mopo_train.family import PolicyFamily, read_family
-from mopo_train.policy import corpus
+from mopo_train.policy import corpus, requirements
 from mopo_train.policy.workspace import RunRecord, begin, is_finished
 from mopo_train.reference import Example, ReferenceConfig, fit_reference
 from mopo_train.run import RunConfig, choose_points, run_family
@@ -275,6 +275,32 @@ def test_a_run_does_not_continue_on_other_data_or_another_model(world: World, fi
     (model / "generation_config.json").unlink()
     with pytest.raises(FamilyError, match="the model was '.*model'"):
         world.train(out, model=str(model))
+    record = RunRecord.model_validate_json((out / "run.json").read_bytes())
+    old = record.model_copy(update={"package_version": "0.0.1"})
+    (out / "run.json").write_text(old.model_dump_json(), encoding="utf-8")
+    with pytest.raises(FamilyError, match="family in training.*mopo-suite was 0.0.1, now"):
+        world.train(out)
+
+
+def test_more_than_there_is_room_for_is_refused_before_anything_is_written(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "family"
+    with pytest.raises(RoomError, match="1,000,000,000,000 policies on 30 responses take 480 TB of memory.*--policies"):
+        world.train(out, CONFIG.model_copy(update={"policies": 10**12}))
+    with pytest.raises(RoomError, match=r"training a policy takes .* \(weights .*, adapter and optimiser .*are free"):
+        world.train(out, CONFIG.model_copy(update={"rank": 10**9}))
+    monkeypatch.setattr(requirements, "free_memory", lambda **_: None)  # a system that does not tell
+    with pytest.raises(RoomError, match=r"no space left on device: .* are needed at .* \(base model .*, adapters .*"):
+        world.train(out, CONFIG.model_copy(update={"rank": 10**9}))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--batch-size", "0"), ("--policies", "0"), ("--rank", "0")])
+def test_numbers_that_mean_nothing_are_usage_errors(option: str, value: str) -> None:
+    told = ["run", "data.jsonl", "--model", "m", "--out", "o", "--primary", "helpfulness", "--policies", "2"]
+    result = CliRunner().invoke(main, [*told, option, value])
+    assert (result.exit_code, "is not in the range" in result.stderr) == (2, True)
 
 
 def test_weighted_bc_trains_too(world: World, tmp_path: Path) -> None:

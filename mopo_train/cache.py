@@ -1,0 +1,57 @@
+"""What is made of data and models and kept for the next run: converted rows, tokens, log-probabilities, shipped models.
+
+Entries lie together, each named after the content that it was made of. Together they take at most ``MOPO_CACHE_GB``
+gigabytes (50): beyond that the ones that were not used for longest go, but none that was used within a day.
+"""
+
+import os
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from mopo_train.errors import MopoError
+
+LIMIT = "MOPO_CACHE_GB"
+USUAL_LIMIT = 50.0
+YOUNG = 24 * 3600
+"""Seconds since its last use for which an entry is safe: longer than most runs."""
+
+
+def cache_root() -> Path:
+    """Where entries lie: with the cache of `datasets`."""
+    import datasets
+
+    return Path(os.environ.get("HF_DATASETS_CACHE") or datasets.config.HF_DATASETS_CACHE) / "mopo"
+
+
+def used(entry: Path) -> None:
+    """Say that ``entry``, a file or directory, is used now."""
+    with suppress(PermissionError):  # somebody else's
+        os.utime(entry)
+
+
+def tidy(root: Path) -> None:
+    """Delete the entries of ``root`` that were not used for longest, as far as they exceed the limit together."""
+    with suppress(FileNotFoundError, PermissionError):  # another process tidies up, too; somebody else's
+        found = [(path.stat().st_mtime, _size(path), path) for path in root.iterdir()]
+        excess = sum(size for _, size, _ in found) - _limit()
+        for last, size, path in sorted(found):
+            if excess <= 0 or time.time() - last < YOUNG:
+                return
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            excess -= size
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _limit() -> float:
+    """Bytes."""
+    told = os.environ.get(LIMIT) or str(USUAL_LIMIT)
+    try:
+        return float(told) * 1e9
+    except ValueError as error:
+        raise MopoError(f"{LIMIT} is '{told}', expected gigabytes, for example {LIMIT}=50.") from error

@@ -1,0 +1,49 @@
+"""What is kept of earlier runs is bounded; what was used of late stays."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from mopo_train.cache import LIMIT, YOUNG, tidy, used
+from mopo_train.errors import MopoError
+
+
+def entry(root: Path, name: str, age: float, size: int = 1000) -> Path:
+    """A directory with a file of so many bytes, last used so many seconds ago."""
+    path = root / name
+    path.mkdir()
+    (path / "tokens").write_bytes(bytes(size))
+    last = time.time() - age
+    os.utime(path, (last, last))
+    return path
+
+
+def test_beyond_the_limit_what_was_not_used_for_longest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, days in [("oldest", 9), ("older", 8), ("old", 7)]:
+        entry(tmp_path, name, days * YOUNG)
+    file = tmp_path / "log-probabilities.npy"
+    file.write_bytes(bytes(1000))
+    os.utime(file, (0, 0))  # the oldest of all
+    monkeypatch.setenv(LIMIT, "4e-6")
+    tidy(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    monkeypatch.setenv(LIMIT, "2e-6")
+    tidy(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "older"]
+
+
+def test_what_was_used_within_a_day_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry(tmp_path, "young", YOUNG / 2)
+    used(entry(tmp_path, "old but used", 9 * YOUNG))
+    entry(tmp_path, "old", 9 * YOUNG)
+    monkeypatch.setenv(LIMIT, "0")
+    tidy(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old but used", "young"]
+
+
+def test_a_limit_that_is_no_number_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIMIT, "many")
+    with pytest.raises(MopoError, match="MOPO_CACHE_GB is 'many', expected gigabytes"):
+        tidy(tmp_path)
