@@ -49,7 +49,7 @@ def check_room(
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", group().size))  # processes of this machine
     names = [policy_id(index) for index in range(len(plans))]
     between = [part / (config.interpolate + 1) for part in range(1, config.interpolate + 1)]
-    names += [between_id(name, share) for name in names[:-1] for share in between]
+    names += [between_id(name, share) for name in names[:-1] for share in between]  # neighbours' graph is connected
 
     def check() -> None:
         if execution.cluster is None:
