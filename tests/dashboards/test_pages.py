@@ -211,7 +211,7 @@ def test_prompts_where_policies_differ_or_miss_a_floor_come_first(root: Path) ->
     assert app.selectbox(key="prompt").options[0] == "0.95 · Question 5?"
     app.selectbox(key="order").select("missed").run()
     assert app.selectbox(key="prompt").options == ["0.50 · Question 5?"]
-    assert "Floors in force and on the front page: safety at least 0.50." in text(healthy(app))
+    assert "Floors in force and on the trade-off page: safety at least 0.50." in text(healthy(app))
 
 
 def test_words_are_found_in_answers_too(root: Path) -> None:

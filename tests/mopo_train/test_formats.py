@@ -350,6 +350,9 @@ def test_every_format_is_recognised_as_itself() -> None:
     rows: dict[str, Row] = {
         "MOPO": row(),
         "PKU-SafeRLHF": SAFE,
+        "PKU-SafeRLHF, safe and unsafe": {"prompt": "q", "safer_response": "no", "unsafe_response": "yes"},
+        "HelpSteer2 preferences": STRONG,
+        "FineGrainedRLHF": FOUR,
         "UltraFeedback": TRL | {"metadata": {"score_chosen": 2, "score_rejected": 1}},
         "HH-RLHF": {"chosen": "\n\nHuman: q\n\nAssistant: x", "rejected": "\n\nHuman: q\n\nAssistant: y"},
         "TRL preference": TRL,
