@@ -5,6 +5,7 @@ policy's share of a prompt can be estimated from the batch. Units and steps lie 
 no objects.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar, overload
 
@@ -38,12 +39,9 @@ class Planned(NamedTuple):
 class _Parts(Sequence[Part]):
     """A sequence whose items are cut out of flat arrays when they are asked for."""
 
-    def __len__(self) -> int:
-        raise NotImplementedError
-
+    @abstractmethod
     def item(self, place: int) -> Part:
         """The item at ``place`` from 0 on."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, index: int) -> Part: ...
