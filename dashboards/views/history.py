@@ -53,14 +53,14 @@ def show_signoffs(view: FamilyView, agreed: Agreed, t: Catalogue) -> None:
     """Everything that was ever signed, newest first."""
     if not agreed.signoffs:
         return
-    st.header(t("profiles.signoffs"), anchor=False)
+    st.header(t("profiles.all_signoffs"), anchor=False)
     rows = [
         [Cell(entry.time[:16].replace("T", " ")), Cell(entry.name, note=role(entry.role, t)), Cell(entry.profile)]
         + [Cell(entry.note)]
         for entry in reversed(agreed.signoffs)
     ]
     heads = [Cell(t("profiles.when")), Cell(t("answers.who")), Cell(t("word.profile")), Cell(t("profiles.note"))]
-    shared.table(heads, rows, t("profiles.signoffs"))
+    shared.table(heads, rows, t("profiles.all_signoffs"))
     shared.download(pd.DataFrame([entry.model_dump() for entry in agreed.signoffs]), f"{view.root.name}-sign-offs")
 
 

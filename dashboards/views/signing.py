@@ -81,7 +81,7 @@ def show_signoffs(found: list[Standing], name: str, t: Catalogue) -> None:
             ]
         )
     heads = [Cell(t("answers.who")), Cell(t("profiles.when")), Cell(t("profiles.note")), Cell(t("profiles.state"))]
-    shared.table(heads, rows, t("profiles.signoffs"))
+    shared.table(heads, rows, t("profiles.signoffs_of", name=name))
 
 
 def sign(view: FamilyView, agreed: Agreed, profiles: ProfileFile, name: str, t: Catalogue) -> None:

@@ -192,8 +192,9 @@ def test_a_profile_is_drafted_signed_put_in_force_and_a_new_score_ends_the_sign_
     content["objectives"]["safety"]["mean"] += 0.001
     card.write_text(json.dumps(content), encoding="utf-8")
     page.get_by_text("History", exact=True).click()
+    expect(page.get_by_role("table", name="All sign-offs")).to_contain_text("Aiko", timeout=PATIENCE)
     page.get_by_text("Sign and put in force", exact=True).click()
-    expect(page.get_by_role("table", name="Sign-offs")).to_contain_text(
+    expect(page.get_by_role("table", name="Sign-offs of assistant")).to_contain_text(
         "changed since: the evaluation", timeout=PATIENCE
     )
     card.write_text(kept, encoding="utf-8")
