@@ -1,14 +1,14 @@
 """Answers per second of ``mopo-eval run``'s batches against other clients, on one engine.
 
-    python -m benchmarks.evaluation FAMILY PROMPTS [--engine vllm|stub] [--answers 1000] [--repeats 3]
+    python -m benchmarks.evaluation FAMILY PROMPTS [--engine vllm|stub] [--peer bare]
 
-The bare client is a loop over aiohttp that posts the same requests (policies, prompts, seeds, sampling) with as many in
-flight, reads the text and forgets it: no retries, nothing kept. ``vllm bench serve`` asks vLLM alone, for the same
-prompts and as many tokens, policies in random order since it knows no other, and streams. Ours is ``collect`` with its
-spool: every answer durable. All ask the engine in turn, after a round that fills its caches; prints the median of the
-ratios to each peer, and CPU seconds of the client per thousand answers, which move less with the machine's load.
-``stub`` is an engine that answers at once: what clients can do at most. Exits 1 where a median with a real engine is
-below 0.95. Not part of the tests.
+All clients ask for the same policies, prompts and sampling in the same order, with as many in flight; at temperature 0,
+so that all get the same answers. The bare client is a loop over aiohttp that reads the text and forgets it: no retries,
+nothing kept. ``vllm bench serve`` asks vLLM alone; it streams, and times itself without its start. Ours is ``collect``
+with its spool: every answer durable. They take turns, every other turn in reverse, after a round that fills the
+engine's caches; prints the ratios to each peer, and CPU seconds of the client per thousand answers, which move less
+with the machine's load (those of ``vllm bench serve`` are with its start). ``stub`` is an engine that answers at once:
+what clients can do at most. Exits 1 where a median with a real engine is below 0.95. Not part of the tests.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -39,6 +39,8 @@ from mopo_train.console import print_table
 from mopo_train.family import PolicyFamily, base_model_path, read_family
 
 TARGET = 0.95
+OURS, BARE, SERVE = "mopo-eval", "bare", "vllm-bench-serve"
+PEERS = (BARE, SERVE)
 
 
 class Pace(NamedTuple):
@@ -80,29 +82,49 @@ def bare(url: str, asked: list[Question], sampling: Sampling, concurrency: int) 
     return _pace(began, busy, len(asked))
 
 
-def bench_serve(root: Path, family: PolicyFamily, url: str, asked: list[Question], tokens: int, most: int) -> Pace:
+def bench_serve(base: str, url: str, asked: list[Question], sampling: Sampling, concurrency: int) -> Pace:
     """VLLM's own load generator."""
     with tempfile.TemporaryDirectory() as place:
         prompts = [json.dumps({"prompt": question.messages[-1]["content"]}) for question in asked]
         (Path(place) / "prompts.jsonl").write_text("\n".join(prompts), encoding="utf-8")
-        options = {"backend": "openai-chat", "endpoint": "/v1/chat/completions", "base-url": url}
-        options |= {"model": base_model_path(root, family), "served-model-name": family.policies[0].id}
-        options |= {
+        options = {
+            "backend": "openai-chat",
+            "endpoint": "/v1/chat/completions",
+            "base-url": url,
+            "model": base,
             "dataset-name": "custom",
             "dataset-path": f"{place}/prompts.jsonl",
-            "custom-output-len": str(tokens),
+            "custom-output-len": str(sampling.max_tokens),
+            "num-prompts": str(len(asked)),
+            "max-concurrency": str(concurrency),
+            "extra-body": json.dumps({"temperature": sampling.temperature, "seed": sampling.seed}),
+            "lora-assignment": "round-robin",  # one entry per question: each gets its policy
+            "result-dir": place,
+            "result-filename": "result.json",
         }
-        options |= {"num-prompts": str(len(asked)), "max-concurrency": str(most), "temperature": "1.0"}
-        options |= {"result-dir": place, "result-filename": "result.json"}
         flags = [word for name, value in options.items() for word in (f"--{name}", value)]
-        flags += ["--save-result", "--disable-tqdm", "--lora-modules", *(policy.id for policy in family.policies)]
+        flags += ["--skip-chat-template", "--disable-shuffle", "--disable-tqdm", "--save-result"]
+        flags += ["--lora-modules", *(question.key.policy for question in asked)]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve", *flags]
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        done = subprocess.run([sys.executable, "-c", BENCH_SERVE, *flags], capture_output=True, text=True)
+        if done.returncode:
+            raise click.ClickException(f"vllm bench serve failed: {done.stderr[-2000:]}")
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         result = json.loads((Path(place) / "result.json").read_text(encoding="utf-8"))
+    if result["completed"] != len(asked):
+        raise click.ClickException(f"vllm bench serve got {result['completed']} of {len(asked)} answers")
     cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
-    return Pace(result["completed"] / result["duration"], 1000 * cpu / len(asked))
+    return Pace(len(asked) / result["duration"], 1000 * cpu / len(asked))
+
+
+BENCH_SERVE = """
+from vllm.benchmarks.serve import add_cli_args, main
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = FlexibleArgumentParser()
+add_cli_args(parser)
+main(parser.parse_args())
+"""
+"""``vllm bench serve`` without its command, which is missing where the distribution is not named vllm."""
 
 
 class Stub(asyncio.Protocol):
@@ -168,37 +190,55 @@ def _pace(began: float, busy: float, answers: int) -> Pace:
 @click.option("--answers", type=click.IntRange(min=64), default=1000, show_default=True)
 @click.option("--concurrency", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--max-tokens", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--peer", "peers", type=click.Choice(PEERS), multiple=True, default=PEERS, help="[default: both]")
 def main(  # noqa: PLR0913 - one parameter per option
-    root: Path, prompts: Path, engine: str, answers: int, concurrency: int, max_tokens: int, repeats: int
+    root: Path,
+    prompts: Path,
+    engine: str,
+    answers: int,
+    concurrency: int,
+    max_tokens: int,
+    repeats: int,
+    peers: tuple[str, ...],
 ) -> None:
-    """Measure both clients on FAMILY's engine with PROMPTS."""
-    family, sampling = read_family(root), Sampling(max_tokens=max_tokens)
+    """Measure all clients on FAMILY's engine with PROMPTS."""
+    family, sampling = read_family(root), Sampling(max_tokens=max_tokens, temperature=0)
     policies = [policy.id for policy in family.policies]
     every = list(questions(policies, read_prompts(prompts), sampling))
     asked = list(islice(every[:: max(1, len(every) // answers)], answers))
-    rows: list[list[str]] = []
-    ratios: dict[str, list[float]] = {}
     opened = stub_engine(tuple(policies)) if engine == "stub" else open_engine(engine, root, family)
     with opened as running:
+        base = base_model_path(root, family)
+        clients: dict[str, Callable[[], Pace]] = {
+            OURS: lambda: ours(root, family, running.url, asked, sampling, concurrency),
+            BARE: lambda: bare(running.url, asked, sampling, concurrency),
+            SERVE: lambda: bench_serve(base, running.url, asked, sampling, concurrency),
+        }
+        if running.kind != "vllm":
+            peers = (BARE,)
+        clients = {name: client for name, client in clients.items() if name in (OURS, *peers)}
         bare(running.url, asked, sampling, concurrency)  # fills the engine's caches
-        for turn in range(repeats):
-            peers = {"bare aiohttp": bare(running.url, asked, sampling, concurrency)}
-            own = ours(root, family, running.url, asked, sampling, concurrency)
-            if running.kind == "vllm":
-                peers["vllm bench serve"] = bench_serve(root, family, running.url, asked, max_tokens, concurrency)
-            for name, pace in {"mopo-eval": own, **peers}.items():
-                ratio = own.answers_per_second / pace.answers_per_second
-                numbers = [f"{pace.answers_per_second:.1f}", f"{pace.cpu_per_thousand:.2f}", f"{ratio:.3f}"]
-                rows.append([str(turn + 1), name, *numbers])
-                if name in peers:
-                    ratios.setdefault(name, []).append(ratio)
+        turns = [take_turn(clients, reverse=turn % 2 == 1) for turn in range(repeats)]
+    rows = [
+        [str(number), name, f"{pace.answers_per_second:.1f}", f"{pace.cpu_per_thousand:.2f}"]
+        for number, turn in enumerate(turns, start=1)
+        for name, pace in turn.items()
+    ]
     title = f"{len(asked)} answers of {max_tokens} tokens, {concurrency} in flight, {running.kind}"
-    print_table(["turn", "client", "answers/s", "client CPU s per 1,000", "ours to it"], rows, title=title)
-    medians = {name: statistics.median(found) for name, found in ratios.items()}
-    click.echo("; ".join(f"median ratio to {name} {median:.3f}" for name, median in medians.items()))
-    if running.kind != "stub" and min(medians.values()) < TARGET:
+    print_table(["turn", "client", "answers/s", "client CPU s per 1,000"], rows, title=title)
+    medians = []
+    for peer in sorted(clients.keys() - {OURS}):
+        ratios = sorted(turn[OURS].answers_per_second / turn[peer].answers_per_second for turn in turns)
+        medians.append(statistics.median(ratios))
+        click.echo(f"{OURS} to {peer}: median {medians[-1]:.3f} ({', '.join(f'{ratio:.3f}' for ratio in ratios)})")
+    if running.kind != "stub" and min(medians) < TARGET:
         sys.exit(1)
+
+
+def take_turn(clients: Mapping[str, Callable[[], Pace]], *, reverse: bool) -> dict[str, Pace]:
+    """The pace of each client, one after the other."""
+    return {name: clients[name]() for name in (reversed(list(clients)) if reverse else list(clients))}
 
 
 if __name__ == "__main__":
