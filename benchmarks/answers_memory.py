@@ -22,7 +22,7 @@ import click
 import numpy as np
 
 from mopo_eval.answers import Answer, Sampling, questions
-from mopo_eval.evaluation import SPOOL, run_name
+from mopo_eval.evaluation import SPOOL
 from mopo_eval.judges import Case, Judge, load_judge
 from mopo_eval.judges.case import OnJudgement
 from mopo_eval.measure import Plan, measure
@@ -95,8 +95,7 @@ def fill(root: Path, prompts: int) -> None:
     )
     write_family(root, family)
     made = plan(prompts)
-    run = run_name(family, made.prompts, made.sampling, made.fingerprints)
-    with open_spool(root / "evaluation" / run / SPOOL) as spool:
+    with open_spool(root / "evaluation" / made.run(root, family) / SPOOL) as spool:
         for answer in answers(family, made):
             spool.append(answer)
 

@@ -1,7 +1,7 @@
 """The answers of a run where they lie on disk, by their place in the run's order: policies, prompts, samples.
 
 In memory there are ten bytes per answer, whatever its length, and one row group of each table that is being read.
-Answers come from the run's spool, from its own table, and from runs of the same answers that other judges scored.
+Answers come from the run's spool, from its own table, and from runs that drew some of the same.
 """
 
 from bisect import bisect_right
@@ -9,8 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -56,6 +55,10 @@ class Grid:
         return self._policy[policy] * each + place % each
 
 
+Takes = Callable[[AnswerKey, str], bool]
+"""Whether an answer with this key, which an engine of this kind gave, is one of the run."""
+
+
 class _Source(Protocol):
     run: str
 
@@ -63,7 +66,7 @@ class _Source(Protocol):
 
 
 class AnswerStore:
-    """Answers by their place in ``grid``; use as a context, which closes the files."""
+    """Answers by their place in ``grid``; close it after use."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
@@ -74,12 +77,8 @@ class AnswerStore:
         self.engines: set[str] = set()
         """Kinds of the engines that gave the answers."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the files."""
         self._files.close()
 
     def __len__(self) -> int:
@@ -104,13 +103,13 @@ class AnswerStore:
         """Places without an answer, as the store stands now."""
         yield from np.flatnonzero(self._source < 0).tolist()
 
-    def add_spool(self, path: Path, run: str, accepts: Callable[[str], bool]) -> Callable[[Answer, int], None]:
-        """Take the answers in the spool at ``path`` whose engine is accepted; what it returns takes later ones."""
+    def add_spool(self, path: Path, run: str, takes: Takes) -> Callable[[Answer, int], None]:
+        """Take answers from the spool at ``path``; what it returns takes later ones."""
         source = len(self._sources)
         self._sources.append(_SpoolSource(path, run, self._files))
 
         def note(answer: Answer, row: int) -> None:
-            if accepts(answer.engine) and (place := self.grid.place(answer.key)) is not None:
+            if (place := self.grid.place(answer.key)) is not None and takes(answer.key, answer.engine):
                 self._source[place], self._row[place] = source, row
                 self.engines.add(answer.engine)
 
@@ -118,8 +117,8 @@ class AnswerStore:
             note(answer, row)
         return note
 
-    def add_table(self, path: Path, run: str, accepts: Callable[[str], bool]) -> None:
-        """Take the answers in the table at ``path``, if there is one. Raises FamilyError for a damaged one."""
+    def add_table(self, path: Path, run: str, takes: Takes) -> None:
+        """Take answers from the table at ``path``, if there is one. Raises FamilyError for a damaged one."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -132,8 +131,8 @@ class AnswerStore:
             for batch in table.iter_batches(ROWS_AT_ONCE, columns=["policy", "prompt_id", "sample", "engine"]):
                 columns = (batch.column(name).to_pylist() for name in ("policy", "prompt_id", "sample", "engine"))
                 for policy, prompt, sample, engine in zip(*columns, strict=True):
-                    place = self.grid.place(AnswerKey(policy, prompt, sample)) if accepts(engine) else None
-                    if place is not None:
+                    key = AnswerKey(policy, prompt, sample)
+                    if (place := self.grid.place(key)) is not None and takes(key, engine):
                         self._source[place], self._row[place] = source, row
                         self.engines.add(engine)
                     row += 1

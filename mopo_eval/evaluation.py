@@ -5,7 +5,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mopo_eval.answer_store import ROWS_AT_ONCE, AnswerStore, Grid
+from mopo_eval.answer_store import ROWS_AT_ONCE
 from mopo_eval.answers import Answer, Sampling
 from mopo_eval.figures import Figure
 from mopo_eval.prompts import EvaluationPrompt
@@ -122,36 +122,26 @@ class JudgementRow(NamedTuple):
     evidence: str | None
 
 
-def run_name(
-    family: PolicyFamily, prompts: Sequence[EvaluationPrompt], sampling: Sampling, judges: Mapping[str, str]
+def run_name(  # noqa: PLR0913 - all that decides a run
+    family: PolicyFamily,
+    weights: Mapping[str, str],
+    prompts: Sequence[EvaluationPrompt],
+    sampling: Sampling,
+    judges: Mapping[str, str],
 ) -> str:
     """``<answers>-<judges>``, so that the same command finds its run again.
 
-    Runs whose answers are drawn alike share the first part, and the answers. ``judges``: fingerprint per objective.
+    Runs that ask the same share the first part. ``weights``: digest per policy; ``judges``: fingerprint per objective.
     """
-    drawn = [
+    asked = [
         family.model_dump(mode="json"),
+        dict(weights),
         [[prompt.id, prompt.prompt, prompt.category] for prompt in prompts],
         sampling.model_dump(),
     ]
     truth = [prompt[3:] for prompt in prompts if any(part not in ((), None) for part in prompt[3:])]
     scored = [dict(judges), truth] if truth else dict(judges)
-    return f"{_digest(drawn)[:10]}-{_digest(scored)[:6]}"
-
-
-def find_answers(root: Path, run: str, grid: Grid, accepts: Callable[[str], bool]) -> AnswerStore:
-    """Answers that ``run``, or a run with the same sampling and other judges, has already; its own come first.
-
-    Only those of engines whose kind ``accepts`` takes. Close it as a context.
-    """
-    store = AnswerStore(grid)
-    own = root / "evaluation" / run
-    others = sorted((root / "evaluation").glob(f"{run.partition('-')[0]}-*"))
-    for directory in [*(other for other in others if other != own), own]:
-        store.add_table(directory / RESPONSES, directory.name, accepts)
-        if (directory / SPOOL).is_file():
-            store.add_spool(directory / SPOOL, directory.name, accepts)
-    return store
+    return f"{_digest(asked)[:10]}-{_digest(scored)[:6]}"
 
 
 def read_responses(directory: Path) -> list[Answer]:

@@ -6,6 +6,7 @@ Orchestrates the other modules and owns the order in which things become durable
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from mopo_eval.answer_store import AnswerStore, Grid, Tally
 from mopo_eval.answers import Sampling, question_of
 from mopo_eval.choice_scores import choice_scores
 from mopo_eval.collect import Missing, collect
+from mopo_eval.drawn import Drawn, drawn, find_answers, write_drawn
 from mopo_eval.engine_choice import EngineChoice, Engines, chosen_engines
 from mopo_eval.estimates import ScoreTable, make_scorecards
 from mopo_eval.evaluation import (
@@ -27,7 +29,6 @@ from mopo_eval.evaluation import (
     Hypervolume,
     RunSummary,
     batched,
-    find_answers,
     run_name,
     table_writer,
     write_summary,
@@ -72,6 +73,15 @@ class Plan:
         """What each judge is, by objective."""
         return {objective: judge.fingerprint for objective, judge in self.judges.items()}
 
+    def drawn(self, root: Path, family: PolicyFamily) -> Drawn:
+        """What decides the answers of ``family`` in ``root``."""
+        return drawn(root, family, self.prompts, self.sampling)
+
+    def run(self, root: Path, family: PolicyFamily) -> str:
+        """Name of the run of ``family`` in ``root``."""
+        weights = self.drawn(root, family).policies
+        return run_name(family, weights, self.prompts, self.sampling, self.fingerprints)
+
 
 class Measurement(NamedTuple):
     """A finished evaluation."""
@@ -89,11 +99,12 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
     JudgeError; answers that were given stay on disk.
     """
     began = time.monotonic()
-    run = run_name(family, plan.prompts, plan.sampling, plan.fingerprints)
+    run, asked = plan.run(root, family), plan.drawn(root, family)
     register(root, family, run, plan.prompts)
     directory, policies = root / "evaluation" / run, [policy.id for policy in family.policies]
     grid = Grid(policies, [prompt.id for prompt in plan.prompts], plan.sampling.samples)
-    with find_answers(root, run, grid, plan.engine.accepts) as store:
+    write_drawn(directory, asked)
+    with closing(find_answers(root, run, grid, asked, plan.engine.accepts)) as store:
         with chosen_engines(root, family, plan.engine, directory / "engine.log") as engines:
             reused = _complete(store, engines, plan, directory)
             choices = choice_scores(engines, plan.prompts, plan.judges, directory)
@@ -206,7 +217,7 @@ def _complete(store: AnswerStore, engines: Engines, plan: Plan, directory: Path)
         _refuse_trained(engines.family, plan.prompts)
     if reused < grid.size:
         spool = directory / SPOOL
-        note = store.add_spool(spool, directory.name, plan.engine.accepts)
+        note = store.add_spool(spool, directory.name, lambda key, kind: plan.engine.accepts(kind))
         prompts, places = {prompt.id: prompt for prompt in plan.prompts}, store.missing()
         asked = (question_of(grid.key(place), prompts, plan.sampling) for place in places)
         missing = Missing(asked, grid.size - reused, note)

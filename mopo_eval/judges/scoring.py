@@ -6,7 +6,7 @@ run, another run of the same answers or other policies with the same answer need
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from mopo_eval.judges.case import Case, Judge, OnJudgement
@@ -38,7 +38,7 @@ def scoring(judge: Judge, total: int, keep: Path | None = None) -> Iterator[Scor
         yield lambda cases: _all(judge, cases)
         return
     with ExitStack() as files:
-        known = files.enter_context(Verdicts(sorted(keep.parent.glob(f"*/{VERDICTS}"))))
+        known = files.enter_context(closing(Verdicts(sorted(keep.parent.glob(f"*/{VERDICTS}")))))
         asking: list[tuple[Spool, ProgressLine]] = []  # made for the first verdict that is missing
 
         def score(cases: Sequence[Case]) -> list[Judgement]:

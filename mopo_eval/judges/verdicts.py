@@ -2,8 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -24,7 +23,7 @@ class Kept(NamedTuple):
 
 
 class Verdicts:
-    """Finds the judgements in some files by their key; use as a context, which closes the files."""
+    """Finds the judgements in some files by their key; close it after use."""
 
     def __init__(self, paths: list[Path]) -> None:
         """Reads every file in ``paths`` once; of judgements with one key the last counts."""
@@ -39,12 +38,8 @@ class Verdicts:
                     self._merge()
         self._merge()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the files."""
         self._files.close()
 
     def add(self, key: str, place: int, path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mopo_eval.answers import Answer
 from mopo_eval.engine_choice import EngineChoice
-from mopo_eval.evaluation import SPOOL, RunSummary, read_responses, run_name
+from mopo_eval.evaluation import SPOOL, RunSummary, read_responses
 from mopo_eval.judges import Judge, load_judges, read_judges
 from mopo_eval.measure import Plan, measure
 from mopo_eval.profiles import ThresholdProfile, check_floor_names, read_profiles
@@ -182,7 +182,7 @@ def _kept(root: Path, policy: Policy) -> Policy:
 
 def _seed(root: Path, family: PolicyFamily, plan: Plan, answers: list[Answer]) -> None:
     """Put ``answers`` where the run of ``family`` looks for those that it has already."""
-    run = run_name(family, plan.prompts, plan.sampling, plan.fingerprints)
+    run = plan.run(root, family)
     register(root, family, run, plan.prompts)
     path = root / "evaluation" / run / SPOOL
     there = {answer.key for answer in read_spool(path, Answer)}

@@ -1,3 +1,4 @@
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ POLICIES, PROMPTS, SAMPLES = ["reference", "p1", "p2"], ["a", "b", "c", "d"], 2
 GRID = Grid(POLICIES, PROMPTS, SAMPLES)
 
 
-def every_kind(kind: str) -> bool:
+def everything(key: AnswerKey, kind: str) -> bool:
     return True
 
 
@@ -44,9 +45,9 @@ def test_answers_are_found_wherever_they_lie_and_whatever_the_row_groups(
     with open_spool(path) as spool:
         for place in in_spool:
             spool.append(answer(GRID.key(place)))
-    with AnswerStore(GRID) as store:
-        store.add_table(tmp_path / RESPONSES, "run-1", every_kind)
-        note = store.add_spool(path, "run-2", every_kind)
+    with closing(AnswerStore(GRID)) as store:
+        store.add_table(tmp_path / RESPONSES, "run-1", everything)
+        note = store.add_spool(path, "run-2", everything)
         assert (store.count, store.runs) == (20, ["run-1", "run-2"])
         assert list(store.missing()) == sorted(new)
         with open_spool(path) as spool:
@@ -58,5 +59,5 @@ def test_answers_are_found_wherever_they_lie_and_whatever_the_row_groups(
 
 def test_a_damaged_table_is_told(tmp_path: Path) -> None:
     (tmp_path / RESPONSES).write_bytes(b"PAR1 and no more")
-    with AnswerStore(GRID) as store, pytest.raises(FamilyError, match="to measure again"):
-        store.add_table(tmp_path / RESPONSES, "run-1", every_kind)
+    with closing(AnswerStore(GRID)) as store, pytest.raises(FamilyError, match="to measure again"):
+        store.add_table(tmp_path / RESPONSES, "run-1", everything)

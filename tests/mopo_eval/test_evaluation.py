@@ -3,14 +3,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mopo_eval.answer_store import Grid
 from mopo_eval.answers import Answer, Sampling
 from mopo_eval.evaluation import (
     SPOOL,
     Hypervolume,
     JudgementRow,
     RunSummary,
-    find_answers,
     read_responses,
     read_summary,
     run_name,
@@ -18,7 +16,6 @@ from mopo_eval.evaluation import (
     write_tables,
 )
 from mopo_eval.prompts import EvaluationPrompt
-from mopo_eval.spool import open_spool
 from mopo_train.errors import FamilyError
 from tests.families import family, write_evaluation
 
@@ -31,13 +28,6 @@ def answer(prompt_id: str, response: str = "Yes.", engine: str = "vllm") -> Answ
 
 def verdict(prompt_id: str, score: float) -> JudgementRow:
     return JudgementRow("reference", prompt_id, 0, "safety", "j", score, None, None)
-
-
-GRID = Grid(["reference"], ["a", "b"], 1)
-
-
-def any_kind(kind: str) -> bool:
-    return True
 
 
 def test_tables_have_the_columns_that_readers_expect(tmp_path: Path) -> None:
@@ -90,41 +80,19 @@ def test_a_summary_that_is_missing_or_damaged_is_told(tmp_path: Path, content: b
 
 
 def test_a_runs_name_depends_on_all_that_decides_its_content() -> None:
-    judges = {"safety": "a.b"}
-    name = run_name(family(), PROMPTS, Sampling(), judges)
-    assert name == run_name(family(), list(PROMPTS), Sampling(), dict(judges))
+    judges, weights = {"safety": "a.b"}, {"reference": "0"}
+    name = run_name(family(), weights, PROMPTS, Sampling(), judges)
+    assert name == run_name(family(), dict(weights), list(PROMPTS), Sampling(), dict(judges))
     again = family().model_copy(update={"created_at": "2026-02-01T00:00:00+00:00"})
     others = [
-        run_name(again, PROMPTS, Sampling(), judges),
-        run_name(family(), PROMPTS[:1], Sampling(), judges),
-        run_name(family(), PROMPTS, Sampling(seed=1), judges),
+        run_name(again, weights, PROMPTS, Sampling(), judges),
+        run_name(family(), {"reference": "1"}, PROMPTS, Sampling(), judges),
+        run_name(family(), weights, PROMPTS[:1], Sampling(), judges),
+        run_name(family(), weights, PROMPTS, Sampling(seed=1), judges),
     ]
-    assert len({other.partition("-")[0] for other in [name, *others]}) == 4
-    rejudged = run_name(family(), PROMPTS, Sampling(), {"safety": "a.c"})
+    assert len({other.partition("-")[0] for other in [name, *others]}) == 5
+    rejudged = run_name(family(), weights, PROMPTS, Sampling(), {"safety": "a.c"})
     assert rejudged != name and rejudged.partition("-")[0] == name.partition("-")[0]
-
-
-def test_answers_are_kept_from_spool_and_table_and_from_runs_that_differ_in_judges_only(tmp_path: Path) -> None:
-    own, rejudged, other = (tmp_path / "evaluation" / name for name in ("aaa-1", "aaa-2", "bbb-1"))
-    write_tables(rejudged, PROMPTS, [answer("a", "from the table")], [])
-    write_tables(other, PROMPTS, [answer("b", "drawn otherwise")], [])
-    with open_spool(own / SPOOL) as spool:
-        spool.append(answer("b", "from the spool"))
-    with find_answers(tmp_path, "aaa-1", GRID, any_kind) as store:
-        assert [store[0], store[1]] == [answer("a", "from the table"), answer("b", "from the spool")]
-        assert (store.count, store.runs, list(store.missing())) == (2, ["aaa-1", "aaa-2"], [])
-    with find_answers(tmp_path, "ccc-1", GRID, any_kind) as store:
-        assert (store.count, list(store.missing())) == (0, [0, 1])
-
-
-def test_answers_of_an_engine_that_was_not_asked_for_are_not_kept(tmp_path: Path) -> None:
-    with open_spool(tmp_path / "evaluation" / "aaa-1" / SPOOL) as spool:
-        spool.append(answer("a", engine="embedded"))
-        spool.append(answer("b", engine="vllm"))
-    with find_answers(tmp_path, "aaa-1", GRID, lambda kind: kind == "vllm") as store:
-        assert list(store.missing()) == [0]
-        with pytest.raises(IndexError):
-            store[0]
 
 
 def test_a_damaged_table_is_told(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_every_policy_answers_every_prompt_and_every_answer_is_judged(root: Path
     judges = {objective: load_callable(name) for objective, name in JUDGES.items()}
     for row in judged.itertuples():
         assert row.score == judges[str(row.objective)](str(row.prompt), str(row.response), where="here").score
-    kept = {"registration.json", "responses.parquet", "judgements.parquet", "run.json"}
+    kept = {"registration.json", "drawn.json", "responses.parquet", "judgements.parquet", "run.json"}
     assert {path.name for path in directory.iterdir()} == kept
 
 
@@ -140,11 +141,32 @@ def test_an_interpolated_policy_that_is_dominated_is_withheld_and_one_that_is_no
     assert (selection.policy, "p" in [row.id for row in selection.policies if row.meets]) == (longest, False)
 
 
-def test_more_samples_are_another_run(root: Path) -> None:
+def test_more_samples_prompts_or_members_cost_only_the_answers_that_are_new(root: Path) -> None:
+    with stub_engine([*SCORES, "p"]) as engine:
+        first = run(root, engine.url)
+        more = run(root, engine.url, samples=2)
+        assert (len(engine.asked), more.reused) == (2 * TOTAL, TOTAL)
+        assert more.summary.run != first.summary.run
+        made = read_family(root)
+        (root / "policies" / "p").mkdir()
+        (root / "policies" / "p" / "adapter_config.json").write_text("{}", encoding="utf-8")
+        joined = made.model_copy(
+            update={"policies": [*made.policies, Policy(id="p", kind="mopo", adapter="policies/p")]}
+        )
+        wider = [*PROMPTS, EvaluationPrompt("new", "New?")]
+        measured = measure(root, joined, replace(plan(engine.url), prompts=wider))
+    assert measured.reused == TOTAL
+    assert len(engine.asked) == 2 * TOTAL + len(SCORES) + len(wider)
+    assert len({json.dumps(body) for body in engine.asked}) == len(engine.asked)
+
+
+def test_weights_that_were_trained_again_are_asked_again(root: Path) -> None:
     with stub_engine(list(SCORES)) as engine:
-        run(root, engine.url)
-        run(root, engine.url, samples=2)
-    assert len(engine.asked) == TOTAL + 2 * TOTAL
+        first = run(root, engine.url)
+        (root / "policies" / "policy-00" / "adapter_model.safetensors").write_bytes(b"trained again")
+        again = run(root, engine.url)
+    assert again.summary.run != first.summary.run
+    assert [body["model"] for body in engine.asked[TOTAL:]] == ["policy-00"] * len(PROMPTS)
 
 
 def test_an_engine_that_fails_midway_keeps_what_came_and_the_repeated_run_asks_for_the_rest(root: Path) -> None:
