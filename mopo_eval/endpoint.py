@@ -14,15 +14,17 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
+from mopo_train.console import say
 from mopo_train.errors import EngineError
 
 Item = TypeVar("Item")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 """Never behind a proxy of the environment."""
-RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 LONGEST_WAIT = 30.0
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=600.0)
 """Seconds. A CPU engine with a full queue may take minutes over one answer."""
+MOST_RESTARTS = 5
+"""Of an engine that was started here, while it is asked."""
 
 
 class Patience(NamedTuple):
@@ -43,6 +45,8 @@ class Endpoint(NamedTuple):
     patience: Patience = Patience()
     key: str | None = None
     """Sent as a bearer token."""
+    restart: Callable[[], None] | None = None
+    """Starts the engine again at its address; None where somebody else started it. Raises EngineError."""
 
 
 class Reply(NamedTuple):
@@ -60,6 +64,11 @@ class Reply(NamedTuple):
     def json(self) -> Any:
         """The body as a program reads it. Raises ValueError."""
         return json.loads(self.body)
+
+    @property
+    def may_pass(self) -> bool:
+        """True for a timeout, too many requests, and failures of the endpoint: worth another attempt."""
+        return self.status in (408, 429) or self.status >= 500
 
     @property
     def message(self) -> str:
@@ -81,11 +90,16 @@ class Reply(NamedTuple):
 
 
 class Client:
-    """Asks an endpoint, of one event loop; opens connections when they are needed, and closes them at the end."""
+    """Asks an endpoint, of one event loop; opens connections when they are needed, and closes them at the end.
+
+    An engine that was started here and fails for good is started again, so that what runs overnight is finished in the
+    morning.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._session: aiohttp.ClientSession | None = None
+        self._restarts, self._restarting = 0, asyncio.Lock()
 
     async def chat(self, body: dict[str, Any]) -> Reply:
         """As ``post``, of a chat completion."""
@@ -93,12 +107,30 @@ class Client:
 
     async def post(self, path: str, body: dict[str, Any]) -> Reply:
         """The first reply that is not worth a retry. Raises EngineError after the last attempt."""
+        while True:
+            restarts = self._restarts
+            try:
+                return await self._patiently(path, body)
+            except EngineError as error:
+                if not await self._restarted(restarts, error):
+                    raise
+
+    async def _restarted(self, before: int, error: EngineError) -> bool:
+        """True where it is another engine now than that of ``before`` restarts, which failed with ``error``."""
+        async with self._restarting:
+            if self._restarts == before and self.endpoint.restart is not None and before < MOST_RESTARTS:
+                say(f"warning: {error}; starting it again ({before + 1} of {MOST_RESTARTS} times)")
+                await asyncio.to_thread(self.endpoint.restart)
+                self._restarts += 1
+            return self._restarts > before
+
+    async def _patiently(self, path: str, body: dict[str, Any]) -> Reply:
         patience, problem = self.endpoint.patience, ""
         for attempt in range(patience.attempts):
             wait = 0.0
             try:
                 reply = await self._post(path, body)
-                if reply.status not in RETRIED:
+                if not reply.may_pass:
                     return reply
                 problem, wait = f"it answered {reply.status}: {reply.message}", reply.wait
             except (aiohttp.ClientError, TimeoutError) as error:  # no connection, cut connection, timeout

@@ -49,7 +49,8 @@ class Engines:
         if not self._opened:
             for name in (self.choice.name, *self.choice.more):
                 engine = self._stack.enter_context(open_engine(name, self.root, self.family, log=self._log))
-                self._opened.append(Endpoint(engine.url, engine.kind, self.choice.concurrency, self.choice.patience))
+                about = (engine.url, engine.kind, self.choice.concurrency, self.choice.patience)
+                self._opened.append(Endpoint(*about, restart=engine.restart))
         return self._opened
 
     def askers(self, sampling: Sampling) -> Sequence[Asker]:

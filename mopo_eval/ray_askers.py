@@ -60,7 +60,7 @@ class Worker:
                 "machines share, or give the URLs of running engines with --engine."
             )
         engine = self._stack.enter_context(open_engine(asked.engine, asked.root, asked.family))
-        return Endpoint(engine.url, engine.kind, asked.concurrency, asked.patience)
+        return Endpoint(engine.url, engine.kind, asked.concurrency, asked.patience, restart=engine.restart)
 
     async def answer(self, question: Question) -> Answer | Refusal:
         """The outcome of a question. Raises EngineError."""

@@ -34,10 +34,13 @@ async def ask(endpoint: Endpoint, asked: Iterable[Question], sampling: Sampling,
 def ask_all(
     engine: StubEngine, sampling: Sampling | None = None, concurrency: int = 4
 ) -> tuple[list[Answer], list[Refusal]]:
+    return ask_every(Endpoint(engine.url, "test", concurrency, QUICK), sampling or Sampling())
+
+
+def ask_every(endpoint: Endpoint, sampling: Sampling) -> tuple[list[Answer], list[Refusal]]:
     given: list[Answer] = []
-    drawn = sampling or Sampling()
-    asked = questions(POLICIES, PROMPTS, drawn)
-    refused = asyncio.run(ask(Endpoint(engine.url, "test", concurrency, QUICK), asked, drawn, given.append))
+    asked = questions(POLICIES, PROMPTS, sampling)
+    refused = asyncio.run(ask(endpoint, asked, sampling, given.append))
     return given, refused
 
 
@@ -101,6 +104,7 @@ def faults(*replies: Response | None) -> Fault:
         [error(429, "slow down", **{"retry-after": "0"}), error(503, "starting")],
         [error(429, "slow down", **{"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"})],
         [PlainTextResponse("bad gateway", 502)] * 3,
+        [error(529, "overloaded"), error(408, "timeout")],
     ],
 )
 def test_failures_that_may_pass_are_tried_again(replies: Sequence[Response]) -> None:
@@ -115,6 +119,36 @@ def test_an_engine_that_stays_unable_is_an_error_after_the_last_attempt() -> Non
         with pytest.raises(EngineError, match=r"failed 4 times in a row; it answered 500: out of memory"):
             ask_one(engine.url)
     assert len(engine.asked) == 4
+
+
+def test_an_engine_that_was_started_here_is_started_again_once_for_all_that_it_failed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    crashes: list[int] = []
+
+    def fault(body: Body, before: int) -> Response | None:
+        """Fails from its 5th and, started again, from its 25th request on."""
+        return error(500, "dead") if len(engine.asked) > (5, 25, 10_000)[len(crashes)] else None
+
+    with stub_engine(POLICIES, fault) as engine:
+        endpoint = Endpoint(engine.url, "vllm", 4, QUICK, restart=lambda: crashes.append(len(engine.asked)))
+        given, refused = ask_every(endpoint, Sampling())
+    assert (len(given), refused, len(crashes)) == (16, [], 2)
+    assert "starting it again (2 of 5 times)" in capsys.readouterr().err
+
+
+def test_an_engine_that_always_dies_or_cannot_be_started_again_is_an_error() -> None:
+    restarts: list[None] = []
+
+    def gone() -> None:
+        raise EngineError("no memory left")
+
+    with stub_engine(POLICIES, lambda body, before: error(500, "dead")) as engine:
+        with pytest.raises(EngineError, match="4 times in a row; it answered 500: dead"):
+            ask_every(Endpoint(engine.url, "vllm", 4, QUICK, restart=lambda: restarts.append(None)), Sampling())
+        assert len(restarts) == 5
+        with pytest.raises(EngineError, match="no memory left"):
+            ask_every(Endpoint(engine.url, "vllm", 4, QUICK, restart=gone), Sampling())
 
 
 def test_a_prompt_that_the_engine_refuses_is_told_and_the_others_are_answered() -> None:
