@@ -75,7 +75,7 @@ class SourceFormat:
     """Columns that every row has."""
     matches: Callable[[Row], bool]
     """Whether a file whose first row is given has this format."""
-    convert: Callable[[Row, str], "Converted"]
+    convert: Callable[[Row, str], Converted]
     """From a row and the objective's name (empty unless ``unnamed``); a list where a row holds several. Raises
     RowError."""
     rated: bool = False
@@ -235,10 +235,12 @@ def _helpsteer_preference(row: Row, objective: str) -> Comparison | Skipped:
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not -3 <= strength <= 3:
         raise RowError(f"'preference_strength' is {shown(strength)}; expected a number from -3 to 3")
     texts = [read_text(row[column], column) for column in ("response_1", "response_2")]
-    return Comparison(read_prompt(messages), texts[0], texts[1], {objective: _won(-strength)})
+    label = 0.5 if strength == 0 else float(strength < 0)
+    return Comparison(read_prompt(messages), texts[0], texts[1], {objective: label})
 
 
 FINE_GRAINED_ANSWERS = [f"prediction {number}" for number in range(1, 5)]
+FINE_GRAINED_LABELS = {0: 0.5, 1: 1.0, 2: 0.0}
 
 
 def _fine_grained(row: Row, objective: str) -> list[Comparison | Skipped]:
@@ -253,13 +255,8 @@ def _fine_grained(row: Row, objective: str) -> list[Comparison | Skipped]:
             found.append(EMPTY)
             continue
         texts = read_text(row[first], first), read_text(row[second], second)
-        found.append(Comparison(prompt, *texts, {objective: _won((0, 1, -1)[verdict])}))
+        found.append(Comparison(prompt, *texts, {objective: FINE_GRAINED_LABELS[verdict]}))
     return found
-
-
-def _won(difference: float) -> float:
-    """The label of a pair whose first answer is better by ``difference``."""
-    return 0.5 if difference == 0 else float(difference > 0)
 
 
 TRUTHFULQA_ENDS = {"\nTrue:": "factuality", "\nHelpful:": "helpfulness"}

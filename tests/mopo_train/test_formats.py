@@ -406,7 +406,10 @@ def test_four_compared_answers_make_six_pairs(tmp_path: Path) -> None:
     assert pairs == {
         ("1", "2"): 0.5, ("1", "3"): 1.0, ("1", "4"): 0.0, ("2", "3"): 1.0, ("2", "4"): 0.5, ("3", "4"): 0.0
     }  # fmt: skip
+    floats = read(tmp_path, FOUR | {"preference": [0.0, 1.0, 2.0, 1.0, 0.0, 2.0]})  # as a table of numbers may say it
+    assert floats.labels.tolist() == [[0.5], [1.0], [0.0], [1.0], [0.5], [0.0]]
     refused(tmp_path, FOUR | {"preference": [1, 2]}, "expected 6 numbers")
+    refused(tmp_path, FOUR | {"preference": [0, 1, 2, 1, 0, [2]]}, "expected 6 numbers")
 
 
 def real_rows(path: Path) -> list[Row]:
