@@ -58,11 +58,7 @@ def agreement(
     Raises DataError for fewer than `LEAST_PROMPTS` prompts.
     """
     _, code = np.unique(prompt, return_inverse=True)
-    prompts = int(code.max()) + 1 if len(code) else 0
-    if prompts < LEAST_PROMPTS:
-        raise DataError(
-            f"{len(judge)} labels on {prompts} prompts; a judge cannot be rated on fewer than {LEAST_PROMPTS} prompts."
-        )
+    prompts = _enough(code, len(judge))
 
     def figure(columns: FloatArray, metric: Callable[[FloatArray], FloatArray]) -> Figure | None:
         return _figure(_by_prompt(columns, code, prompts), metric, confidence)
@@ -89,10 +85,29 @@ def agreement(
 
 
 def repeatability(first: FloatArray, second: FloatArray, prompt: IntArray, confidence: float) -> Figure:
-    """Share of rows (n,) that the same judge puts on the same side of 0.5 twice. Raises DataError as `agreement`."""
-    found = agreement(second, np.where(first > 0.5, 1.0, 0.0), np.ones_like(first), prompt, confidence).accuracy
-    assert found is not None  # every label is on a side
+    """Share of rows (n,) that the same judge puts on the same side of 0.5, or at 0.5, both times."""
+    same = np.sign(first - 0.5) == np.sign(second - 0.5)
+    return mean_figure(same.astype(np.float64), prompt, confidence)
+
+
+def mean_figure(values: FloatArray, prompt: IntArray, confidence: float) -> Figure:
+    """Mean of ``values`` (n,), of answers to ``prompt`` (n,). Raises DataError as `agreement`."""
+    _, code = np.unique(prompt, return_inverse=True)
+    prompts = _enough(code, len(values))
+    columns = np.column_stack([values, np.ones_like(values)])
+    found = _figure(_by_prompt(columns, code, prompts), _ratio, confidence)
+    assert found is not None  # every resample has rows
     return found
+
+
+def _enough(code: IntArray, rows: int) -> int:
+    """Number of prompts with ``code`` from 0 on. Raises DataError where they rate no judge."""
+    prompts = int(code.max()) + 1 if len(code) else 0
+    if prompts < LEAST_PROMPTS:
+        raise DataError(
+            f"{rows} labels on {prompts} prompts; a judge cannot be rated on fewer than {LEAST_PROMPTS} prompts."
+        )
+    return prompts
 
 
 def _figure(stats: FloatArray, metric: Callable[[FloatArray], FloatArray], confidence: float) -> Figure | None:

@@ -11,9 +11,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mopo_eval.active import WinRate
-from mopo_eval.agreement import Agreement, Figure, agreement, repeatability
-from mopo_eval.judges.case import Case, Judge
-from mopo_eval.judges.llm import FLIPPED, LlmJudge
+from mopo_eval.agreement import LEAST_PROMPTS, Agreement, Figure, agreement, mean_figure, repeatability
+from mopo_eval.judges.case import UNREADABLE, Case, Judge
+from mopo_eval.judges.claims import LlmClaims
+from mopo_eval.judges.llm import FLIPPED, LlmJudge, first_preferred
 from mopo_eval.judges.scoring import read_cases, score_cases
 from mopo_eval.prediction_powered import Corrected, corrected_mean
 from mopo_eval.results import RunResults
@@ -42,6 +43,11 @@ class Calibration(BaseModel):
     """Share of rows that the judge puts on the same side when asked again; None if it was asked once."""
     flipped: float | None = None
     """Share of pairs on which the judge changed its mind with the order; None where it never sees two answers."""
+    position_bias: Figure | None = None
+    """How far it prefers the answer that it sees first, before ties are made of it: 0.5 is always, -0.5 never. None for
+    a judge that is not asked in both orders."""
+    unparseable: float = 0.0
+    """Share of rows without a usable verdict, which count as 0 or, of pairs, as ties."""
 
 
 class RunCalibration(BaseModel):
@@ -105,10 +111,23 @@ def calibrate_pairs(
         for row, talk, pair in zip(rows, conversations, texts, strict=True)
         for text in pair
     ]
-    scores = np.array([found.score for found in score_cases(judge, alone)]).reshape(-1, 2)
-    won = 0.5 + 0.5 * np.sign(scores[:, 0] - scores[:, 1])
-    found = agreement(won, people, np.array(lengths, dtype=np.float64), _codes(prompts), confidence)
-    return Calibration(judge=judge.name, unit="pairs", agreement=found)
+    judged = score_cases(judge, alone)
+    again = score_cases(_with_other_luck(judge), alone) if repeat else None
+    won, code = _winners(judged), _codes(prompts)
+    return Calibration(
+        judge=judge.name,
+        unit="pairs",
+        agreement=agreement(won, people, np.array(lengths, dtype=np.float64), code, confidence),
+        repeatability=None if again is None else repeatability(won, _winners(again), code, confidence),
+        unparseable=_share(judged, UNREADABLE),
+    )
+
+
+def _winners(judged: Sequence[Judgement]) -> np.ndarray:
+    """(pairs,) 1 where the first of two answers scores higher, 0 where the second does, 0.5 for a tie."""
+    scores = _scores(judged).reshape(-1, 2)
+    won: np.ndarray = 0.5 + 0.5 * np.sign(scores[:, 0] - scores[:, 1])
+    return won
 
 
 def calibrate_run(results: RunResults, path: Path, confidence: float) -> RunCalibration:
@@ -203,15 +222,39 @@ def _calibrate(judge: Judge, rated: _Rated, confidence: float, repeat: bool) -> 
     if repeat:
         second = _scores(score_cases(_with_other_luck(judge), rated.cases))
         again = repeatability(scores, second, code, confidence)
-    flipped = sum(one.label == FLIPPED for one in judged) / len(judged) if judge.compares else None
-    return Calibration(judge=judge.name, unit=rated.unit, agreement=found, repeatability=again, flipped=flipped)
+    return Calibration(
+        judge=judge.name,
+        unit=rated.unit,
+        agreement=found,
+        repeatability=again,
+        flipped=_share(judged, FLIPPED) if judge.compares else None,
+        position_bias=_position_bias(judged, code, confidence) if isinstance(judge, LlmJudge) else None,
+        unparseable=_share(judged, UNREADABLE),
+    )
+
+
+def _position_bias(judged: Sequence[Judgement], code: np.ndarray, confidence: float) -> Figure | None:
+    """None where too few pairs were judged in both orders."""
+    preferred = [first_preferred(one) for one in judged]
+    told = np.array([one is not None for one in preferred])
+    if len(np.unique(code[told])) < LEAST_PROMPTS:
+        return None
+    return mean_figure(np.array([one - 0.5 for one in preferred if one is not None]), code[told], confidence)
+
+
+def _share(judged: Sequence[Judgement], label: str) -> float:
+    return sum(one.label == label for one in judged) / len(judged)
 
 
 def _with_other_luck(judge: Judge) -> Judge:
     """The same judge with other seeds; judges without chance as they are."""
-    if isinstance(judge, LlmJudge):
-        return judge._replace(settings=judge.settings._replace(seed=judge.settings.seed + 1))
-    return judge
+    if isinstance(judge, LlmClaims):
+        return judge._replace(llm=_reseeded(judge.llm))
+    return _reseeded(judge) if isinstance(judge, LlmJudge) else judge
+
+
+def _reseeded(judge: LlmJudge) -> LlmJudge:
+    return judge._replace(settings=judge.settings._replace(seed=judge.settings.seed + 1))
 
 
 def _by_objective(

@@ -30,7 +30,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), default=0.95, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def calibrate(sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Compare a judge with people: accuracy, kappa, calibration, bias by length, repeatability.
+    """Compare a judge with people: accuracy, kappa, calibration, bias by length and position, repeatability.
 
     LABELS are rows {prompt, response, human}, human in [0, 1], or preference data in any format that 'mopo-train check'
     reads. With --family they are rows {policy, prompt_id, objective, human} on a random part of a run's answers
@@ -145,9 +145,12 @@ def _print(found: "dict[str, Calibration]") -> None:
                 _shown(agreed.length_bias),
                 _shown(one.repeatability),
                 "–" if one.flipped is None else f"{one.flipped:.1%}",
+                _shown(one.position_bias),
+                f"{one.unparseable:.1%}",
             ]
         )
     columns = ["judge", "labels", "accuracy", "kappa", "calibration error", "bias", "long - short", "repeats", "flips"]
+    columns += ["first place", "no verdict"]
     confidence = next(iter(found.values())).agreement.confidence
     print_table(columns, rows, title=f"Judge against people [{confidence:.0%} interval]")
 

@@ -10,6 +10,7 @@ endpoint gives them. Nothing is dropped: an answer without a usable verdict afte
 import asyncio
 import json
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +24,9 @@ from mopo_train.judgement import Judgement
 TRIES = 3
 """Requests for one verdict until it can be read, each with another seed."""
 FLIPPED, TIE, BASELINE = "flipped", "tie", "baseline"
+WIN, LOSS = "win", "loss"
+_SHARE = {WIN: 1.0, TIE: 0.5, LOSS: 0.0}
+_FLIP = re.compile(r"(\w+) first, (\w+) second: ")
 FIRST, SECOND = "A", "B"
 _TASKS = {
     "grade": (
@@ -52,6 +56,8 @@ class LlmSettings(NamedTuple):
     max_tokens: int = 512
     structured: bool = True
     """Ask the endpoint to hold the answer to a JSON schema."""
+    logprobs: bool = True
+    """Ask for the probabilities of the verdict's token; some endpoints refuse that."""
     seed: int = 0
 
 
@@ -126,12 +132,17 @@ class LlmJudge(NamedTuple):
             if verdict is None:
                 return Judgement(0.5, UNREADABLE, f"no verdict in {TRIES} tries")
             wins.append(verdict.probabilities[ours] + 0.5 * verdict.probabilities[TIE])
-            choices.append(TIE if verdict.choice == TIE else "win" if verdict.choice == ours else "loss")
+            choices.append(TIE if verdict.choice == TIE else WIN if verdict.choice == ours else LOSS)
             reasons.append(verdict.reason or "")
         evidence = " | ".join(reasons)
         if choices[0] != choices[1]:
             return Judgement(0.5, FLIPPED, f"{choices[0]} first, {choices[1]} second: {evidence}")
         return Judgement(sum(wins) / 2, choices[0], evidence)
+
+    def figures(self, judgement: Judgement) -> dict[str, float]:
+        """Of a comparison: whether the order changed the verdict, and how far the first place was preferred."""
+        first = first_preferred(judgement) if self.compares else None
+        return {} if first is None else {"flipped": float(judgement.label == FLIPPED), "first preferred": first}
 
     def _task(self) -> str:
         return _TASKS[self.settings.mode].format(rubric=self.settings.rubric, scale=self.settings.scale)
@@ -146,16 +157,18 @@ class LlmJudge(NamedTuple):
             "messages": [{"role": "system", "content": task}, {"role": "user", "content": told}],
             "temperature": settings.temperature,
             "max_tokens": settings.max_tokens,
-            "logprobs": True,
-            "top_logprobs": 20,
         }
+        if settings.logprobs:
+            body |= {"logprobs": True, "top_logprobs": 20}
         if settings.structured:
             body["response_format"] = {"type": "json_schema", "json_schema": _schema(choices)}
         for attempt in range(TRIES):
             seed = settings.seed * TRIES + attempt
             reply = await client.chat(body | {"seed": seed})
             if reply.status != 200:
-                raise JudgeError(f"judge '{self.name}' on {where}: {self.url} answered {reply.status}: {reply.message}")
+                told = f"judge '{self.name}' on {where}: {self.url} answered {reply.status}: {reply.message}"
+                hint = "; for an endpoint that refuses them: 'structured: false', 'logprobs: false'"
+                raise JudgeError(told.rstrip(".") + (hint if reply.status in (400, 422) else ""))
             try:
                 verdict = read_verdict(reply.json()["choices"][0], choices)
             except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -165,6 +178,17 @@ class LlmJudge(NamedTuple):
             if verdict is not None:
                 return verdict
         return None
+
+
+def first_preferred(judgement: Judgement) -> float | None:
+    """How far the answer that stood first was preferred in both orders of a comparison; 0.5 without favour for a place.
+
+    None where two verdicts were not given.
+    """
+    if judgement.label in (WIN, LOSS, TIE):
+        return 0.5
+    found = _FLIP.match(judgement.evidence or "") if judgement.label == FLIPPED else None
+    return None if found is None else (_SHARE[found[1]] + 1 - _SHARE[found[2]]) / 2
 
 
 def _references(case: Case) -> str:

@@ -91,6 +91,7 @@ class ClaimSettings(_Settings):
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     max_tokens: int = Field(default=512, ge=16)
     structured: bool = True
+    logprobs: bool = True
     api_key_variable: str | None = None
     concurrency: int = Field(default=16, ge=1)
     data: list[str] = []
@@ -108,7 +109,7 @@ class ClaimSettings(_Settings):
         if self.url is None or self.model is None:
             fitted = {"data": self.data, "seed": self.seed}
             return ModelClaims(_title("claims", "fitted", fitted), tuple(self.data), self.seed)
-        same = {"temperature", "max_tokens", "structured", "seed"}
+        same = {"temperature", "max_tokens", "structured", "logprobs", "seed"}
         settings = LlmSettings(self.model, "", **self.model_dump(include=same))
         name = _title("claims", self.model, settings._asdict())
         url = self.url.rstrip("/").removesuffix("/v1")
@@ -146,6 +147,7 @@ class LlmJudgeSettings(_Settings):
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     max_tokens: int = Field(default=512, ge=16)
     structured: bool = True
+    logprobs: bool = True
     seed: int = Field(default=0, ge=0)
     api_key_variable: str | None = None
     """Environment variable with the endpoint's key; a key itself has no place in a file."""

@@ -67,6 +67,12 @@ def test_repeatability_is_the_share_of_equal_sides() -> None:
     assert repeatability(first, second, np.repeat(np.arange(10), 4), 0.95).value == pytest.approx(0.75)
 
 
+def test_a_judge_that_gives_the_middle_twice_repeats_itself() -> None:
+    middle, prompt = np.full(20, 0.5), np.arange(20)
+    assert repeatability(middle, middle, prompt, 0.95).value == 1
+    assert repeatability(middle, np.tile([0.5, 1.0], 10), prompt, 0.95).value == pytest.approx(0.5)
+
+
 def test_few_prompts_rate_no_judge() -> None:
     with pytest.raises(DataError, match="30 labels on 3 prompts"):
         agreement(np.ones(30), np.ones(30), np.ones(30), np.repeat(np.arange(3), 10), 0.95)

@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from starlette.responses import JSONResponse, Response
 
 from mopo_eval.calibration import read_calibration
 from mopo_eval.cli import main
 from tests.comparisons import row, write_rows
 from tests.families import OBJECTIVES, SCORES
 from tests.mopo_eval.measured_family import asked, drawn_scores, trained_family, write_run
+from tests.mopo_eval.stub_engine import Body, completion, stub_engine
 
 LENGTH = "tests.mopo_eval.scoring.length"
 """Judges by the number of characters, 100 is best."""
@@ -54,11 +56,33 @@ def test_a_judge_is_compared_with_preference_data(tmp_path: Path) -> None:
     """It prefers the longer answer; people do on three prompts of four."""
     rows = [row(f"Q{i}", "long answer", "short", {"helpfulness": float(i % 4 > 0), "safety": None}) for i in range(40)]
     data = write_rows(tmp_path / "pairs.jsonl", rows)
-    found = succeeded(data, "--judge", LENGTH, "--objective", "helpfulness")
-    assert found["unit"] == "pairs"
+    found = succeeded(data, "--judge", LENGTH, "--objective", "helpfulness", "--repeat")
+    assert (found["unit"], found["repeatability"]["value"], found["position_bias"]) == ("pairs", 1, None)
     assert found["agreement"]["accuracy"]["value"] == pytest.approx(0.75)
     assert found["agreement"]["bias"]["value"] == pytest.approx(0.25)
     assert found["agreement"]["accuracy"]["low"] < 0.75 < found["agreement"]["accuracy"]["high"]
+
+
+def test_a_model_that_favours_a_place_is_told_by_how_much(tmp_path: Path) -> None:
+    """It says A, but for one prompt in five where it gives no verdict, and one where it knows the better answer."""
+
+    def says(body: Body, before: int) -> Response | None:
+        text = str(body["messages"][1]["content"])
+        number = int(text.partition("Question ")[2].partition("?")[0])
+        known = "A" if text.index("good") < text.index("bad") else "B"
+        verdict = "none" if number % 5 == 0 else known if number % 5 == 1 else "A"
+        return JSONResponse(completion(json.dumps({"reason": "", "verdict": verdict})))
+
+    rows = [row(f"Question {i}?", "good", "bad", {"helpfulness": 1.0}) for i in range(50)]
+    data = write_rows(tmp_path / "pairs.jsonl", rows)
+    with stub_engine(["j"], says) as engine:
+        entry = {"kind": "llm", "url": engine.url, "model": "j", "rubric": "r", "mode": "compare"}
+        (tmp_path / "judges.yaml").write_text(json.dumps({"judges": {"helpfulness": entry}}), encoding="utf-8")
+        found = succeeded(data, "--judge", f"{tmp_path / 'judges.yaml'}:helpfulness", "--repeat")
+    assert (found["flipped"], found["unparseable"]) == (pytest.approx(0.6), pytest.approx(0.2))
+    assert found["position_bias"]["value"] == pytest.approx(0.5 * 0.6 / 0.8)
+    assert 0 < found["position_bias"]["low"] < found["position_bias"]["high"] <= 0.5
+    assert found["repeatability"]["value"] == 1
 
 
 @pytest.fixture

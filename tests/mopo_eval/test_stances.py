@@ -107,4 +107,7 @@ def test_a_model_judges_against_the_reference_policy_and_its_flips_are_counted(u
         again = measure(root, read_family(root), measured_plan(engine.url, {"helpfulness": entry | {"url": model.url}}))
         assert len(model.asked) == asked == 8 * 2  # equal answers need no judge, equal questions are asked once
     assert made.summary.doubtful == {"helpfulness": {"flipped": 8}}
+    rates = {(each.policy, each.name): each.rate for each in made.summary.figures}
+    assert all(rate is not None and rate.mean == 1 for rate in rates.values())
+    assert {name for _, name in rates} == {"flipped", "first preferred"}
     assert again.cards == made.cards

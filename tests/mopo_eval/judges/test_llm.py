@@ -78,6 +78,34 @@ def test_a_judge_that_follows_the_position_gives_ties() -> None:
     assert not asked
 
 
+@pytest.mark.parametrize(
+    ("ours_first", "ours_second", "label", "first"),
+    [
+        ("A", "B", "win", 0.5),
+        ("B", "A", "loss", 0.5),
+        ("tie", "tie", "tie", 0.5),
+        ("A", "A", "flipped", 1.0),
+        ("B", "B", "flipped", 0.0),
+        ("A", "tie", "flipped", 0.75),
+        ("tie", "B", "flipped", 0.25),
+    ],
+)
+def test_a_favour_for_a_place_is_told_beside_the_score(
+    ours_first: str, ours_second: str, label: str, first: float
+) -> None:
+    def says(body: Body, before: int) -> str:
+        return ours_first if told(body).index("ours") < told(body).index("theirs") else ours_second
+
+    case = Case("Q", "ours", "p1", baseline="theirs")
+    found, _ = judged(says, [case], mode="compare")
+    assert found[0].label == label
+    judge = LlmJudge("llm:m", LlmSettings("m", "Is it polite?", mode="compare"), "http://nowhere")
+    assert judge.figures(found[0]) == {"flipped": float(label == "flipped"), "first preferred": first}
+    unread, _ = judged(lambda body, before: "C", [case], mode="compare")
+    graded, _ = judged(lambda body, before: "3", [case])
+    assert [judge.figures(unread[0]), judge._replace(settings=LlmSettings("m", "r")).figures(graded[0])] == [{}, {}]
+
+
 def test_the_probability_of_the_verdict_is_the_score() -> None:
     """P(A) = .8 in one order and P(B) = .6 in the other: the answer wins with probability .7."""
 
@@ -108,6 +136,17 @@ def test_passing_failures_are_waited_for_and_lasting_ones_reported() -> None:
         judged(lambda body, before: error(404, "no such model"), [Case("Q", "A", "p1")])
     with pytest.raises(JudgeError, match="gave no chat completion"):
         judged(lambda body, before: JSONResponse({"choices": []}), [Case("Q", "A", "p1")])
+
+
+def test_an_endpoint_that_refuses_probabilities_can_do_without() -> None:
+    def says(body: Body, before: int) -> Any:
+        return error(400, "logprobs are not supported.") if "logprobs" in body else "4"
+
+    with pytest.raises(JudgeError, match=r"not supported; for an endpoint .*'logprobs: false'"):
+        judged(says, [Case("Q", "A", "p1")])
+    found, asked = judged(says, [Case("Q", "A", "p1")], logprobs=False, structured=False)
+    assert found[0].score == 0.75
+    assert not asked[0].keys() & {"logprobs", "top_logprobs", "response_format"}
 
 
 def test_nothing_to_compare_with_is_an_error() -> None:
