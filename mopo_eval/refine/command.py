@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mopo_eval.answers import Answer
 from mopo_eval.engine_choice import EngineChoice
-from mopo_eval.evaluation import SPOOL, RunSummary, read_responses
+from mopo_eval.evaluation import SPOOL, RunSummary
 from mopo_eval.judges import Judge, load_judges, read_judges
 from mopo_eval.measure import Plan, measure
 from mopo_eval.profiles import ThresholdProfile, check_floor_names, read_profiles
@@ -142,13 +142,10 @@ def _join(root: Path, family: PolicyFamily, bench: Bench, found: Outcome) -> Pol
         others=bench.asked.space.size - 1,
         tried=max(1, tried),
     )
-    answers = read_responses(bench.results.directory)
-    policies = family.policies
+    joined = family.model_copy(update={"searches": [*family.searches, search_made]})
     if found.candidate is not None:
-        policies = _with_neighbour(family, _kept(root, bench.made[name]))
-        answers = [*answers, *bench.answers(name)]
-    joined = family.model_copy(update={"policies": policies, "searches": [*family.searches, search_made]})
-    _seed(root, joined, bench.plan, answers)
+        joined = joined.model_copy(update={"policies": _with_neighbour(family, _kept(root, bench.made[name]))})
+        _seed(root, joined, bench.plan, bench.answers(name))
     write_family(root, joined)
     measure(root, joined, bench.plan)
     return joined
@@ -181,7 +178,7 @@ def _kept(root: Path, policy: Policy) -> Policy:
 
 
 def _seed(root: Path, family: PolicyFamily, plan: Plan, answers: list[Answer]) -> None:
-    """Put ``answers`` where the run of ``family`` looks for those that it has already."""
+    """Put a new member's ``answers`` into the run of ``family``, which finds those of the others by itself."""
     run = plan.run(root, family)
     register(root, family, run, plan.prompts)
     path = root / "evaluation" / run / SPOOL
