@@ -6,10 +6,12 @@ Answers are sent as tokens, so that where the answer begins is certain, and each
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mopo_eval.drawn import FILE as DRAWN
+from mopo_eval.drawn import read_drawn
 from mopo_eval.endpoint import Client, in_flight
 from mopo_eval.engine_choice import Engines
 from mopo_eval.judges import Judge
@@ -70,9 +72,9 @@ def choice_scores(
     scored = {prompt.id: encode_choices(tokenizer, prompt, next(iter(templates))) for prompt in prompts}
     keys = {prompt: what.key for prompt, what in scored.items()}
     found: dict[tuple[str, str], tuple[float, ...]] = {}
-    for path in _kept(directory):
+    for path, policies in _kept(directory, {policy.id for policy in engines.family.policies}):
         for _, row in scan_spool(path, ChoiceScores):
-            if keys.get(row.prompt_id) == row.key:
+            if row.policy in policies and keys.get(row.prompt_id) == row.key:
                 found[row.policy, row.prompt_id] = tuple(row.logprobs)
     wanted = [(policy.id, prompt.id) for policy in engines.family.policies for prompt in prompts]
     if missing := [pair for pair in wanted if pair not in found]:
@@ -90,12 +92,18 @@ def choice_scores(
     return found
 
 
-def _kept(directory: Path) -> list[Path]:
-    """Files that may hold scores of the same policies: of the run in ``directory``, and of runs of its answers."""
-    answers, dash, _ = directory.name.partition("-")
-    if directory.parent.name != "evaluation" or not dash:
-        return [directory / CHOICES]
-    return sorted(directory.parent.glob(f"{answers}-*/{CHOICES}"))
+def _kept(directory: Path, policies: set[str]) -> Iterator[tuple[Path, set[str]]]:
+    """Files with scores, and the ``policies`` of which they are: of the run in ``directory``, and of other runs.
+
+    Of another run those policies that had the same weights.
+    """
+    yield directory / CHOICES, policies
+    if not (directory / DRAWN).is_file():  # no run: a place where candidates are tried
+        return
+    ours = read_drawn(directory / DRAWN).policies
+    for path in sorted(directory.parent.glob(f"*/{CHOICES}")):
+        if path.parent != directory and (theirs := path.with_name(DRAWN)).is_file():
+            yield path, {policy for policy, _ in ours.items() & read_drawn(theirs).policies.items()}
 
 
 def encode_choices(tokenizer: "PreTrainedTokenizerBase", prompt: EvaluationPrompt, template: str | None) -> Scored:

@@ -8,6 +8,7 @@ import pytest
 
 from mopo_eval.answers import Sampling
 from mopo_eval.choice_scores import CHOICES, ChoiceTable, choice_scores, encode_choices
+from mopo_eval.drawn import drawn, write_drawn
 from mopo_eval.engine import Engine
 from mopo_eval.engine_choice import EngineChoice, chosen_engines
 from mopo_eval.judges import Case, load_judge, load_judges
@@ -82,6 +83,10 @@ def test_answers_and_log_probabilities_come_from_one_engine(
 def test_what_was_scored_is_not_asked_again_and_other_choices_are(tiny_copy: Path, embedded_engine: Engine) -> None:
     family, directory = read_family(tiny_copy), tiny_copy / "evaluation" / "aaa-1"
     judges = load_judges({"factuality": "multiple-choice"})
+    made = drawn(tiny_copy, family, PROMPTS, Sampling())
+    trained = made.model_copy(update={"policies": made.policies | {"policy-00": "trained again"}})
+    for name, each in {"aaa-1": made, "aaa-2": made, "bbb-1": trained}.items():
+        write_drawn(directory.with_name(name), each)
 
     def scores(url: str, prompts: Sequence[EvaluationPrompt] = PROMPTS, place: Path = directory) -> ChoiceTable:
         with chosen_engines(tiny_copy, family, EngineChoice(url, 4), tiny_copy / "engine.log") as engines:
@@ -92,6 +97,8 @@ def test_what_was_scored_is_not_asked_again_and_other_choices_are(tiny_copy: Pat
     with stub_engine(POLICIES) as engine:  # knows no /v1/completions
         assert scores(engine.url) == found
         assert scores(engine.url, place=directory.with_name("aaa-2")) == found  # judged otherwise
+        with pytest.raises(EngineError, match="multiple choice needs /v1/completions with 'echo'"):
+            scores(engine.url, place=directory.with_name("bbb-1"))
         with pytest.raises(EngineError, match="multiple choice needs /v1/completions with 'echo'"):
             scores(engine.url, [PROMPTS[0]._replace(incorrect=("Never.",)), *PROMPTS[1:]])
 
