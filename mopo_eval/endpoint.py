@@ -89,11 +89,14 @@ class Reply(NamedTuple):
             return 0.0
 
 
+class Silent(EngineError):
+    """An engine that gave no reply at all: it has died, or hangs."""
+
+
 class Client:
     """Asks an endpoint, of one event loop; opens connections when they are needed, and closes them at the end.
 
-    An engine that was started here and fails for good is started again, so that what runs overnight is finished in the
-    morning.
+    An engine that was started here and died is started again, so that what runs overnight is finished in the morning.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -111,7 +114,7 @@ class Client:
             restarts = self._restarts
             try:
                 return await self._patiently(path, body)
-            except EngineError as error:
+            except Silent as error:
                 if not await self._restarted(restarts, error):
                     raise
 
@@ -125,20 +128,20 @@ class Client:
             return self._restarts > before
 
     async def _patiently(self, path: str, body: dict[str, Any]) -> Reply:
-        patience, problem = self.endpoint.patience, ""
+        patience, problem, kind = self.endpoint.patience, "", EngineError
         for attempt in range(patience.attempts):
             wait = 0.0
             try:
                 reply = await self._post(path, body)
                 if not reply.may_pass:
                     return reply
-                problem, wait = f"it answered {reply.status}: {reply.message}", reply.wait
+                problem, wait, kind = f"it answered {reply.status}: {reply.message}", reply.wait, EngineError
             except (aiohttp.ClientError, TimeoutError) as error:  # no connection, cut connection, timeout
-                problem = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
+                problem, kind = f"{type(error).__name__}{f': {error}' if str(error) else ''}", Silent
             if attempt + 1 < patience.attempts:
                 backoff = patience.first_wait * 2**attempt * random.uniform(0.5, 1.0)
                 await asyncio.sleep(min(LONGEST_WAIT, max(wait, backoff)))
-        raise EngineError(f"the engine at {self.endpoint.url} failed {patience.attempts} times in a row; {problem}")
+        raise kind(f"the engine at {self.endpoint.url} failed {patience.attempts} times in a row; {problem}")
 
     async def close(self) -> None:
         """Close the connections."""
