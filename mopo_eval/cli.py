@@ -14,7 +14,7 @@ from mopo_eval.profiles import asked_profiles
 from mopo_eval.reliability import column, sentences
 from mopo_train import __version__
 from mopo_train.console import CommandGroup, FiniteRange, floor_option, print_json, print_table, say
-from mopo_train.errors import FamilyError
+from mopo_train.errors import EngineError, FamilyError
 from mopo_train.executor.cluster import Cluster
 from mopo_train.family import PolicyFamily, check_adapters, read_family
 
@@ -54,6 +54,7 @@ for command in (
 @click.option(
     "--engine", "engines", default=("auto",), show_default="auto", multiple=True, help="auto, vllm, embedded, or URLs."
 )
+@click.option("--api-key-variable", metavar="NAME", help="Environment variable with the key of engines by URL.")
 @click.option("--judges", type=PATH, help="YAML.  [default: judges.yaml beside the training data]")
 @click.option("--answers-only", is_flag=True, help="Collect answers without judging them; no scorecards.")
 @click.option("--max-prompts", type=click.IntRange(min=1), help="Use so many prompts, drawn by --seed.  [default: all]")
@@ -322,18 +323,25 @@ def _plan(family: PolicyFamily, options: dict[str, Any]) -> "Plan":
 
 
 def _engine(options: dict[str, Any]) -> "EngineChoice":
-    """The engines that the options of ``run`` ask for. Raises click.UsageError for a mixture of kinds."""
+    """The engines that the options of ``run`` ask for.
+
+    Raises click.UsageError for a mixture of kinds, EngineError for a key that is not there.
+    """
     from mopo_eval.engine_choice import EngineChoice
 
     name, *more = options["engines"]
     running = [engine.startswith(("http://", "https://")) for engine in options["engines"]]
     if more and not all(running):
         raise click.UsageError("several --engine are URLs of running engines; to start several, see --executor ray.")
+    key, variable = None, options["api_key_variable"]
+    if variable and not (key := os.environ.get(variable)):
+        raise EngineError(f"there is no key in the environment variable {variable}, which --api-key-variable names.")
+    choice = EngineChoice(name, options["concurrency"], more=tuple(more), key=key)
     if options["executor"] == "local":
-        return EngineChoice(name, options["concurrency"], more=tuple(more))
+        return choice
     gpus = 0.0 if running[0] and options["gpus_per_engine"] is None else options["gpus_per_engine"]
     cluster = Cluster(options["ray_address"], gpus, options["cpus_per_engine"])
-    return EngineChoice(name, options["concurrency"], more=tuple(more), cluster=cluster, workers=options["workers"])
+    return choice._replace(cluster=cluster, workers=options["workers"])
 
 
 def _warn(summary: "RunSummary") -> None:

@@ -28,6 +28,8 @@ class EngineChoice(NamedTuple):
     """Ask from workers of a Ray cluster, one for each engine; None: from here."""
     workers: int = 1
     """On a cluster, that start an engine each where ``name`` is no URL."""
+    key: str | None = None
+    """Bearer token of running engines."""
 
     def accepts(self, kind: str) -> bool:
         """True if an answer that an engine of this ``kind`` gave earlier will do: not if another one is asked for."""
@@ -48,9 +50,10 @@ class Engines:
         """As they are asked from here; opened when they are needed first. Raises EngineError."""
         if not self._opened:
             for name in (self.choice.name, *self.choice.more):
-                engine = self._stack.enter_context(open_engine(name, self.root, self.family, log=self._log))
-                about = (engine.url, engine.kind, self.choice.concurrency, self.choice.patience)
-                self._opened.append(Endpoint(*about, restart=engine.restart))
+                key, log = self.choice.key, self._log
+                engine = self._stack.enter_context(open_engine(name, self.root, self.family, log=log, key=key))
+                about = (engine.url, engine.kind, self.choice.concurrency, self.choice.patience, key)
+                self._opened.append(Endpoint(*about, engine.restart))
         return self._opened
 
     def askers(self, sampling: Sampling) -> Sequence[Asker]:
@@ -61,7 +64,7 @@ class Engines:
         names = [choice.name, *choice.more]
         if not choice.name.startswith("http"):
             names *= choice.workers
-        about = (self.root.resolve(), self.family, sampling, choice.concurrency, choice.patience)
+        about = (self.root.resolve(), self.family, sampling, choice.concurrency, choice.patience, choice.key)
         return self._stack.enter_context(ray_askers(choice.cluster, [Assignment(name, *about) for name in names]))
 
     def last_words(self) -> str:

@@ -32,6 +32,8 @@ class Assignment(NamedTuple):
     sampling: Sampling
     concurrency: int
     patience: Patience
+    key: str | None = None
+    """Bearer token of a running engine."""
     version: str = __version__
 
 
@@ -59,8 +61,8 @@ class Worker:
                 f"a worker does not see '{asked.root}', so it cannot start an engine; use a file system that all "
                 "machines share, or give the URLs of running engines with --engine."
             )
-        engine = self._stack.enter_context(open_engine(asked.engine, asked.root, asked.family))
-        return Endpoint(engine.url, engine.kind, asked.concurrency, asked.patience, restart=engine.restart)
+        engine = self._stack.enter_context(open_engine(asked.engine, asked.root, asked.family, key=asked.key))
+        return Endpoint(engine.url, engine.kind, asked.concurrency, asked.patience, asked.key, engine.restart)
 
     async def answer(self, question: Question) -> Answer | Refusal:
         """The outcome of a question. Raises EngineError."""

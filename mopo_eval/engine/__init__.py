@@ -54,6 +54,7 @@ def open_engine(  # noqa: PLR0913 - one parameter per choice of an operator
     live_adapters: bool = False,
     arguments: Sequence[str] = (),
     start_timeout: float = START_TIMEOUT,
+    key: str | None = None,
 ) -> Iterator[Engine]:
     """The engine that ``choice`` names, healthy and serving every policy of the ``family`` in ``root``.
 
@@ -61,11 +62,12 @@ def open_engine(  # noqa: PLR0913 - one parameter per choice of an operator
     engine. A started engine ends with all of its processes when the block ends, on an exception or Ctrl-C, and when
     this process ends in whatever way; an attached one is left alone. Its output goes to ``log`` (by default a
     temporary file that is kept only if something went wrong). ``live_adapters``: let vLLM load further adapters while
-    it runs; ``arguments``: further ones for vLLM, which win over our own. Raises EngineError.
+    it runs; ``arguments``: further ones for vLLM, which win over our own; ``key``: bearer token of a running engine.
+    Raises EngineError.
     """
     kind = _kind(choice)
     if kind == "attached":
-        yield _attach(choice, family)
+        yield _attach(choice, family, key)
         return
     base = _checked_base(root, family)
     adapters = _checked_adapters(root, family)
@@ -107,7 +109,7 @@ def _kind(choice: str) -> str:
     )
 
 
-def _attach(choice: str, family: PolicyFamily) -> Engine:
+def _attach(choice: str, family: PolicyFamily, key: str | None) -> Engine:
     """The engine at the URL ``choice``, after a look at the models that it lists."""
     url = choice.rstrip("/").removesuffix("/v1")
     try:
@@ -118,7 +120,9 @@ def _attach(choice: str, family: PolicyFamily) -> Engine:
     if not usable:
         raise EngineError(f"'{choice}' is not the URL of an engine; give one like http://127.0.0.1:8000")
     try:
-        with httpx.Client(base_url=url, timeout=10, trust_env=parts.hostname not in LOOPBACK) as client:
+        headers = {"authorization": f"Bearer {key}"} if key else None
+        trusted = parts.hostname not in LOOPBACK
+        with httpx.Client(base_url=url, timeout=10, trust_env=trusted, headers=headers) as client:
             served = served_models(client)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise EngineError(

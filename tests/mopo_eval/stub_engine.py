@@ -33,6 +33,8 @@ class StubEngine:
     counts: Counter[str] = field(default_factory=Counter)
     inflight: int = 0
     most_inflight: int = 0
+    key: str | None = None
+    """That callers must bring."""
     held: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     """Released once per request that is made to wait."""
     die: Callable[[], None] = lambda: None
@@ -44,6 +46,8 @@ class StubEngine:
         return f"{body['model']} says {hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
     async def chat(self, request: Request) -> Response:
+        if self.locked(request):
+            return error(401, "no key")
         body = await request.json()
         key = json.dumps(body)
         before = self.counts[key]
@@ -62,7 +66,12 @@ class StubEngine:
         finally:
             self.inflight -= 1
 
-    async def models(self, _: Request) -> Response:
+    def locked(self, request: Request) -> bool:
+        return self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}"
+
+    async def models(self, request: Request) -> Response:
+        if self.locked(request):
+            return error(401, "no key")
         return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in self.policies]})
 
 

@@ -129,6 +129,22 @@ def test_an_engine_without_the_policies_is_refused(root: Path) -> None:
     assert "does not serve policy-01, policy-02, policy-03" in done.stderr
 
 
+def test_an_engine_that_wants_a_key_gets_the_one_in_the_environment(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_KEY", "sk-right")
+    with stub_engine(list(SCORES)) as engine:
+        engine.key = "sk-right"
+        refused = command("run", root, "--engine", engine.url)
+        assert (refused.exit_code, "401 Unauthorized" in refused.stderr) == (1, True)
+        missing = command("run", root, "--engine", engine.url, "--api-key-variable", "NO_KEY")
+        assert (missing.exit_code, "no key in the environment variable NO_KEY" in missing.stderr) == (1, True)
+        done = command("run", root, "--engine", engine.url, "--api-key-variable", "ENGINE_KEY")
+    assert done.exit_code == 0, done.output
+    kept = [path for path in root.rglob("*") if path.is_file() and b"sk-right" in path.read_bytes()]
+    assert not kept
+
+
 @pytest.mark.parametrize(
     "option", [["--samples", "0"], ["--confidence", "1"], ["--temperature", "-1"], ["--max-tokens", "x"]]
 )
