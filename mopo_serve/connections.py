@@ -5,10 +5,13 @@ uvicorn bounds idle connections by itself; not those that send a head byte by by
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mopo_serve.client import CONNECTION
+from mopo_serve.openai_errors import unavailable
 
 HEAD_SECONDS = 10.0
 """From a connection, or the first byte of a request, to the end of the request's head."""
@@ -19,8 +22,17 @@ STALL_SECONDS = 60.0
 """How long a client may leave its answer unread while the gateway has more of it than fits into the buffers."""
 
 
+async def crowded(_: Scope, __: Receive, send: Send) -> None:
+    """Answers in place of the application while there are too many connections, and ends this one."""
+    error = unavailable("the gateway has too many connections; try again", "too_many_connections")
+    body = error.body()
+    headers = [*error.headers(), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with those bounds."""
+    """uvicorn's protocol with those bounds; what uvicorn would answer in plain text has OpenAI's shape."""
 
     on_lost: Callable[[], None] | None = None
     """Called when the connection ends; set by whoever answers the request."""
@@ -28,6 +40,10 @@ class GuardedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _arrival_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._most, self.limit_concurrency = self.limit_concurrency, None  # counted here instead
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the loop."""
@@ -69,6 +85,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head, self._in_body = False, True
         self._arrived()
         self.scope[CONNECTION] = self  # type: ignore[literal-required]
+        full = self._most is not None and len(self.connections) > self._most
+        self.app = crowded if full else self.config.loaded_app
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

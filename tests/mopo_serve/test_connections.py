@@ -192,12 +192,15 @@ async def test_more_connections_than_allowed_are_answered_503_and_others_go_on(m
     last = head(len(ASK), b"connection: close\r\n") + ASK
     async with served(engine, connections=30) as (_, url):
         async with AsyncExitStack() as stack:
-            idle = [await stack.enter_async_context(connected(url)) for _ in range(28)]
-            await idle[0].say(last)
-            assert (await idle[0].rest()).startswith(b"HTTP/1.1 200")
-            more = [await stack.enter_async_context(connected(url)) for _ in range(5)]
-            await more[-1].say(last)
-            assert (await more[-1].rest()).startswith(b"HTTP/1.1 503")
+            idle = [await stack.enter_async_context(connected(url)) for _ in range(30)]
+            await idle[-1].say(last)
+            assert (await idle[-1].rest()).startswith(b"HTTP/1.1 200")
+            more = [await stack.enter_async_context(connected(url)) for _ in range(2)]
+            await more[-1].say(head(len(ASK)) + ASK)
+            first, _, body = (await more[-1].rest()).partition(b"\r\n\r\n")
+            assert first.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 1" in first
+            assert json.loads(body)["error"]["code"] == "too_many_connections"
         for _ in range(50):  # the gateway hears of their end one after the other
             async with connected(url) as client:
                 await client.say(last)
