@@ -115,7 +115,8 @@ def effective_floors(*layers: Floors) -> Floors:
     floors: Floors = {}
     for layer in layers:
         for name, floor in layer.items():
-            floors[name] = max(floor, floors.get(name, 0.0))
+            if name not in floors or floor > floors[name]:
+                floors[name] = floor
     return floors
 
 

@@ -15,15 +15,15 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mopo_eval.profiles import Floors, OnInfeasible, SelectionKind
-from mopo_serve.openai_errors import malformed, shown
+from mopo_serve.openai_errors import ApiError, malformed, shown
 from mopo_train.family import ObjectiveName
 
 WITHHELD = ("cache_salt", "priority")
 """Fields that a client may not set: one reaches into other callers' prefix cache, the other jumps the queue."""
 PROMPTS = ("messages", "prompt")
 """Fields that hold what is asked."""
-LARGEST_PROFILE = 64 * 1024
-"""Bytes of an ``objective_profile``."""
+MOST_ENTRIES = 1000
+"""Names in an ``objective_profile``, and in its floors: every wrong one costs an error."""
 SEARCHED = 10_000
 """Entries of a body that are searched for the one that is no JSON, to name it."""
 Model = TypeVar("Model", bound=BaseModel)
@@ -102,9 +102,14 @@ def take_profile(body: dict[str, Any]) -> RequestedProfile | None:
     value = body.pop("objective_profile", None)
     if value is None:
         return None
-    if len(encode(value, "objective_profile")) > LARGEST_PROFILE:  # names what is not JSON, with its place
-        raise malformed(f"'objective_profile' is larger than {LARGEST_PROFILE} bytes", "objective_profile")
-    return validated(RequestedProfile, value, "objective_profile")
+    for part in (value, value.get("floors")) if isinstance(value, dict) else ():
+        if isinstance(part, dict) and len(part) > MOST_ENTRIES:
+            raise malformed(f"'objective_profile' holds more than {MOST_ENTRIES} names", "objective_profile")
+    try:
+        return validated(RequestedProfile, value, "objective_profile")
+    except ApiError:
+        encode(value, "objective_profile")  # names what is no JSON, with its place
+        raise
 
 
 def validated(model: type[Model], value: Any, param: str) -> Model:

@@ -136,14 +136,18 @@ class Routing:
                 key and (_frozen(key.floors), key.profiles is not None), self._assigned(caller),
             )  # fmt: skip
         else:
-            question = self.question(name, requested, caller)
-            floors = effective_floors(question.binding, question.profile.floors, question.requested)
-            primary = question.profile.primary
+            key = caller.key
+            _check_fallback(requested, key)
+            self._check_names(requested)
+            floors = effective_floors(
+                *self._layers(name, requested, key.floors if key else {}, self._assigned(caller)).values()
+            )
+            primary = requested.primary or self._profile(name).primary
             policy = self._selector.best(primary, floors, self.suspended.get(name or "", ()))
             if policy is not None:
                 reason = f"{policy} has the greatest {primary} of the policies that hold every floor"
                 return Choice(policy, label, True, floors, reason)
-            selection = self.answer(question)
+            selection = self.answer(self.question(name, requested, caller))
         if selection.policy is None:
             raise self.infeasible(selection, model)
         if selection.weights is None:
@@ -191,10 +195,8 @@ class Routing:
         self, name: str | None, requested: RequestedProfile, key_floors: Floors, confined: bool, assigned: str | None
     ) -> Question:
         """``question`` of a caller whose key has ``key_floors`` and is ``confined`` to profiles or not."""
-        base = ThresholdProfile(primary=self.family.primary) if name is None else self.profiles[name]
-        own = self.profiles[assigned].floors if assigned is not None and assigned != name else {}
-        layers = {"organisation": self.organisation, "key": key_floors, "profile": base.floors, "user": own}
-        layers["request"] = requested.floors
+        base, layers = self._profile(name), self._layers(name, requested, key_floors, assigned)
+        own = layers["user"]
         binding = effective_floors(self.organisation, key_floors) if key_floors else self.organisation
         if own:
             base = base.model_copy(update={"floors": effective_floors(base.floors, own)})
@@ -210,6 +212,27 @@ class Routing:
             binding = effective_floors(binding, base.floors)
         profile = base.model_copy(update=changes) if changes else base
         return Question(name, profile, binding, requested.floors, layers)
+
+    def _profile(self, name: str | None) -> ThresholdProfile:
+        """The profile called ``name``; for None one without floors on the family's primary."""
+        return self._no_profile if name is None else self.profiles[name]
+
+    @functools.cached_property
+    def _no_profile(self) -> ThresholdProfile:
+        return ThresholdProfile(primary=self.family.primary)
+
+    def _layers(
+        self, name: str | None, requested: RequestedProfile, key_floors: Floors, assigned: str | None
+    ) -> dict[str, Floors]:
+        """Floors by who asks for them; the largest of each name is in effect."""
+        own = self.profiles[assigned].floors if assigned is not None and assigned != name else {}
+        return {
+            "organisation": self.organisation,
+            "key": key_floors,
+            "profile": self._profile(name).floors,
+            "user": own,
+            "request": requested.floors,
+        }
 
     def answer(self, question: Question) -> Selection:
         """Which policy ``question`` gets, with everything that a person may want to know about it."""
@@ -259,7 +282,7 @@ class Routing:
 
     def _planned(self, name: str | None, key_floors: FrozenFloors, assigned: str | None) -> Selection:
         """The selection of a request that adds nothing itself."""
-        base = ThresholdProfile(primary=self.family.primary) if name is None else self.profiles[name]
+        base = self._profile(name)
         if assigned is not None and assigned != name:
             base = base.model_copy(update={"floors": effective_floors(base.floors, self.profiles[assigned].floors)})
         return self.answer(Question(name, base, effective_floors(self.organisation, dict(key_floors)), {}, {}))
