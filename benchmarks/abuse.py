@@ -15,7 +15,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.gateway import KEY, PATH, own, start
+from benchmarks.ends import KEY, PATH
+from benchmarks.gateway import own, start
 from mopo_serve.settings import connection_limit
 
 ROUTES = f"{PATH} /v1/completions /v1/profiles/resolve /v1/feedback /v1/models /admin/reload /admin/rollout".split()

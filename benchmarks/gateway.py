@@ -9,7 +9,6 @@ request is shown: where that is less than the server's, they do not hold it up. 
 """
 
 import argparse
-import asyncio
 import json
 import os
 import shutil
@@ -21,39 +20,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import uvloop
+from benchmarks.ends import KEY, PATH, Load, Result, Stub, measure
 
-PATH = "/v1/chat/completions"
-CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"word "}}]}\n\n'
-CHUNKS = 32
-LAST = b"data: [DONE]\n\n"
-ANSWER = json.dumps(
-    {
-        "model": "x",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "word " * 64}}],
-        "usage": {"prompt_tokens": 20, "completion_tokens": 64, "total_tokens": 84},
-    }
-).encode()
-SLOW_SECONDS = 0.05
+HEADS = ("per second", "p50 ms", "CPU us each", "client+stub us", "reads")
 SERVERS = ("direct", "gateway", "asgi+aiohttp", "starlette+httpx", "nginx", "litellm")
-KEY = "mopo-0123456789ab-benchmark"
-
-
-class Load(NamedTuple):
-    """What the client asks for."""
-
-    title: str
-    connections: int
-    stream: bool
-    slow: bool = False
-    whole: bool = False
-    """Every chunk of a stream comes in one piece, as from an engine that is faster than the network."""
-    apart: bool = False
-    """Begun one after another, not all in the same moment, in which each waits for those before it."""
-
-
 LOADS = (
     Load("answers, 16 connections", 16, False),
     Load("answers, 1 connection", 1, False),
@@ -62,68 +34,6 @@ LOADS = (
     Load("64 slow streams: first token", 64, True, slow=True),
     Load("begun one after another", 64, True, slow=True, apart=True),
 )
-
-
-class Result(NamedTuple):
-    """One measurement; CPU in microseconds per request."""
-
-    per_second: float
-    p50_ms: float
-    """Of the whole answer; of the first bytes for slow streams."""
-    server_us: float
-    others_us: float
-    """Client and stub together."""
-
-
-class Stub(asyncio.Protocol):
-    """An engine that answers at once; it streams slowly where the request has a ``seed``, in one piece with ``n``."""
-
-    def __init__(self) -> None:
-        self._data = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the loop."""
-        self.transport: Any = transport  # uvloop's are no asyncio.Transport
-
-    def data_received(self, data: bytes) -> None:
-        """Called by the loop."""
-        self._data += data
-        head, end, body = self._data.partition(b"\r\n\r\n")
-        length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
-        if not end or len(body) < int(length or 0):
-            return
-        self._data = b""
-        if b'"stream":true' in body or b'"stream": true' in body:
-            kind = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-            if b'"n"' in body:
-                self.transport.write(kind + chunked(CHUNK) * CHUNKS + chunked(LAST) + chunked(b""))
-            else:
-                self.transport.write(kind)
-                asyncio.get_running_loop().create_task(self._stream(b'"seed"' in body))
-        else:
-            kind = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(ANSWER)
-            self.transport.write(kind + ANSWER)
-
-    async def _stream(self, slow: bool) -> None:
-        for _ in range(CHUNKS):
-            if self.transport.is_closing():
-                return
-            self.transport.write(chunked(CHUNK))
-            await asyncio.sleep(SLOW_SECONDS if slow else 0)
-        if self.transport.is_closing():
-            return
-        self.transport.write(chunked(LAST) + chunked(b""))
-
-
-def chunked(data: bytes) -> bytes:
-    """``data`` as one chunk of HTTP's encoding; the last one is empty."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-async def run_stub(port: int) -> None:
-    """Serve the stub for ever."""
-    server = await asyncio.get_running_loop().create_server(Stub, "127.0.0.1", port)
-    await server.serve_forever()
 
 
 def run_gateway(port: int, engine: str) -> None:
@@ -225,77 +135,9 @@ def litellm_command(port: int, engine: str, directory: Path, environment: str) -
     return [f"{environment}/bin/litellm", "--config", str(directory / "config.yaml"), "--port", str(port)]
 
 
-class Caller(asyncio.Protocol):
-    """One connection that asks again as soon as it has its answer."""
-
-    def __init__(self, request: bytes) -> None:
-        self._request = request
-        self._tail = b""
-        self._sent = 0.0
-        self._left = -1
-        self.failed = b""
-        self.seconds: list[float] = []
-        self.first: list[float] = []
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the loop."""
-        self.transport: Any = transport
-        self._ask()
-
-    def _ask(self) -> None:
-        self._sent, self._tail, self._left = time.perf_counter(), b"", -1
-        self.transport.write(self._request)
-
-    def data_received(self, data: bytes) -> None:
-        """Called by the loop."""
-        if not self._tail:
-            self._begin(data)
-        self._tail = (self._tail + data[-16:])[-16:]
-        if self._left >= 0:
-            self._left -= len(data)
-        if self._left == 0 or (self._left < 0 and self._tail.endswith(b"0\r\n\r\n")):
-            self.seconds.append(time.perf_counter() - self._sent)
-            self._ask()
-
-    def _begin(self, data: bytes) -> None:
-        """The first bytes of an answer: its status, and how long it is where it says so."""
-        self.first.append(time.perf_counter() - self._sent)
-        if not data.startswith(b"HTTP/1.1 200"):
-            self.failed = data
-        head, end, _ = data.partition(b"\r\n\r\n")
-        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-        if length:
-            self._left = len(head) + len(end) + int(length)
-
-
-async def measure(port: int, server: int, stub: int, load: Load, seconds: float) -> Result:
-    """Ask the server on ``port`` for ``seconds``."""
-    body: dict[str, Any] = {"model": "mopo/careful", "messages": [{"role": "user", "content": "Hello " * 20}]}
-    body |= {"stream": load.stream} | ({"seed": 1} if load.slow else {}) | ({"n": 1} if load.whole else {})
-    content = json.dumps(body, separators=(",", ":")).encode()
-    head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n"
-    request = f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
-    connect = asyncio.get_running_loop().create_connection
-    before, others = cpu_seconds(server), cpu_seconds(stub) + time.process_time()
-    started = time.perf_counter()
-    callers = []
-    for _ in range(load.connections):
-        _, caller = await connect(lambda: Caller(request), "127.0.0.1", port)
-        callers.append(caller)
-        if load.apart:
-            await asyncio.sleep(CHUNKS * SLOW_SECONDS / load.connections)
-    await asyncio.sleep(seconds)
-    while not any(caller.seconds for caller in callers):  # a busy machine may not answer in time
-        await asyncio.sleep(seconds)
-    spent, used = time.perf_counter() - started, cpu_seconds(server) - before
-    around = cpu_seconds(stub) + time.process_time() - others
-    for caller in callers:
-        caller.transport.close()
-        if caller.failed:
-            raise RuntimeError(f"the server refused: {caller.failed[:500]!r}")
-    answered = sum(len(caller.seconds) for caller in callers)
-    times = [taken for caller in callers for taken in (caller.first if load.slow else caller.seconds)]
-    return Result(answered / spent, 1000 * statistics.median(times), 1e6 * used / answered, 1e6 * around / answered)
+def ask(port: int, server: int, stub: int, load: Load, seconds: float) -> Result:
+    """Measure the server with process ``server`` on ``port``, in front of the stub with process ``stub``."""
+    return measure(port, load, seconds, lambda: cpu_seconds(server), lambda: cpu_seconds(stub))
 
 
 def cpu_seconds(pid: int) -> float:
@@ -380,8 +222,7 @@ def run(names: list[str], rounds: int, seconds: float, litellm: str) -> dict[str
             for turn in range(-1, rounds):  # the first one warms up: the next replaces it
                 for name, (process, port) in running.items():
                     for load in LOADS:
-                        asking = measure(port, process.pid, stub.pid, load, seconds)
-                        found[name][load.title][max(turn, 0) :] = [uvloop.run(asking)]
+                        found[name][load.title][max(turn, 0) :] = [ask(port, process.pid, stub.pid, load, seconds)]
         finally:
             for process, _ in reversed(running.values()):
                 process.terminate()
@@ -401,7 +242,7 @@ def soak(requests: int) -> None:
     try:
         while done < requests:
             for load, seconds in ((LOADS[0], 9.0), (LOADS[2], 1.0)):
-                result = uvloop.run(measure(port, gateway.pid, stub.pid, load, seconds))
+                result = ask(port, gateway.pid, stub.pid, load, seconds)
                 done += int(result.per_second * seconds)
             shown = "  ".join(f"{resident_mib(pid):8.1f} MiB" for pid in (gateway.pid, *children(gateway.pid)))
             print(f"{done:>10,} requests  {shown}", flush=True)
@@ -425,7 +266,7 @@ def main() -> None:
     given = parser.parse_args()
     roles = {"gateway": run_gateway, "starlette+httpx": run_starlette, "asgi+aiohttp": run_aiohttp}
     if given.role == "stub":
-        return uvloop.run(run_stub(given.port))
+        return Stub(given.port).serve()
     if given.role:
         return roles[given.role](given.port, given.engine)
     if given.soak:
@@ -434,9 +275,9 @@ def main() -> None:
     names = [name for name in SERVERS if not absent.get(name)]
     found = run(names, given.rounds, given.seconds, given.litellm)
     for load in LOADS:
-        print(f"\n{load.title:<32}{'per second':>12}{'p50 ms':>10}{'CPU us each':>13}{'client+stub us':>16}")
+        print("\n{:<32}{:>12}{:>10}{:>13}{:>16}{:>8}".format(load.title, *HEADS))
         for name in names:
-            print("  {:<30}{:>12,.0f}{:>10.2f}{:>13.0f}{:>16.0f}".format(name, *found[name][load.title]))
+            print("  {:<30}{:>12,.0f}{:>10.2f}{:>13.0f}{:>16.0f}{:>8.1f}".format(name, *found[name][load.title]))
     return None
 
 
