@@ -31,6 +31,33 @@ async def crowded(_: Scope, __: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+class HeadWithBody:
+    """A connection as an answer is written to it: its head waits for the first of its body, and both go out at once.
+
+    Each costs a call of the system, and wakes the client, by itself. ASGI foresees it: an answer's start is always
+    followed by a part of its body.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._head = transport, b""
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Write ``data``, unless it is a head. A chunk of a body begins with its length, ``100 Continue`` has none."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100"):
+            self._head = data
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """Write what waits, and close."""
+        if self._head:
+            self.write(b"")
+        self._transport.close()
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with those bounds; what uvicorn would answer in plain text has OpenAI's shape."""
 
@@ -48,6 +75,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the loop."""
         super().connection_made(transport)
+        self._answers: Any = HeadWithBody(transport)
         self._arrival_timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -88,6 +116,7 @@ class GuardedProtocol(HttpToolsProtocol):
         full = self._most is not None and len(self.connections) > self._most
         self.app = crowded if full else self.config.loaded_app
         super().on_headers_complete()
+        self.cycle.transport = self._answers
 
     def on_message_complete(self) -> None:
         """Called by the parser."""

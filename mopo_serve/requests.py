@@ -187,7 +187,18 @@ def request_id(headers: list[tuple[bytes, bytes]]) -> bytes:
     for name, value in headers:
         if name == b"x-request-id" and SANE_REQUEST_ID.fullmatch(value):
             return value
-    return b"req-" + os.urandom(12).hex().encode("ascii")
+    return next(_NEW_IDS)
+
+
+def _new_ids() -> Iterator[bytes]:
+    """Ids that nobody can guess, for ever; the system is asked for randomness once for many."""
+    while True:
+        drawn = os.urandom(12 * 256).hex().encode("ascii")
+        for start in range(0, len(drawn), 24):
+            yield b"req-" + drawn[start : start + 24]
+
+
+_NEW_IDS = _new_ids()
 
 
 def _unsendable(value: Any, place: str) -> Exception:

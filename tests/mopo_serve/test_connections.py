@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from mopo_serve import connections
-from mopo_serve.connections import HEAD_BYTES, GuardedProtocol
+from mopo_serve.connections import HEAD_BYTES, GuardedProtocol, HeadWithBody
 from mopo_serve.gateway import Gateway
 from mopo_serve.settings import connection_limit
 from tests.mopo_serve.stub import CHAT, MESSAGES, Kept, StubEngine, event, gateway_before, listening, until
@@ -207,6 +207,37 @@ async def test_more_connections_than_allowed_are_answered_503_and_others_go_on(m
                 if (answer := await client.rest()).startswith(b"HTTP/1.1 200"):
                     break
         assert answer.startswith(b"HTTP/1.1 200")
+
+
+class Written(asyncio.Transport):
+    """Remembers what was written to it, piece by piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.pieces.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self.pieces[-1:] == [b"closed"]
+
+    def close(self) -> None:
+        self.pieces.append(b"closed")
+
+
+def test_an_answers_head_goes_out_with_the_first_of_its_body() -> None:
+    written = Written()
+    answers = HeadWithBody(written)
+    for piece in (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 is old", b"5\r\nHTTP/\r\n"):
+        answers.write(piece)
+    assert written.pieces == [
+        b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 is old", b"5\r\nHTTP/\r\n"
+    ]  # fmt: skip
+    answers.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+    answers.close()
+    assert written.pieces[-2:] == [b"HTTP/1.1 204 No Content\r\n\r\n", b"closed"]
+    assert answers.is_closing()
 
 
 def test_the_limit_of_connections_fits_the_files_that_there_may_be() -> None:
