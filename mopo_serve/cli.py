@@ -59,7 +59,9 @@ main.add_command(capacity)
 @click.option("--tls-client-ca", type=FILE, help="Clients must have a certificate of this authority (PEM).")
 @click.option("--cors-origin", "origins", multiple=True, help="Web pages that may call; repeatable.  [default: none]")
 @click.option("--max-body", type=click.IntRange(min=1024), default=2 * 1024 * 1024, show_default=True, help="Bytes.")
-@click.option("--max-connections", type=click.IntRange(min=1), default=10_000, show_default=True)
+@click.option(
+    "--max-connections", type=click.IntRange(min=1), default=10_000, show_default=True, help="More are answered 503."
+)
 @click.option("--engine-args", default="", metavar="TEXT", help="More arguments for vLLM, as for a shell.")
 @click.option("--live-adapters", is_flag=True, help="Let vLLM load adapters while it runs, for reload and rollout.")
 @click.option(
