@@ -193,7 +193,8 @@ def measure(port: int, load: Load, seconds: float, server: Callable[[], float], 
     before, others = server(), stub() + time.process_time()
     started = time.perf_counter()
     step = CHUNKS * SLOW_SECONDS / load.connections if load.apart else 0.0
-    end = started + step * load.connections + seconds
+    shortest = 1.25 * CHUNKS * SLOW_SECONDS if load.slow else 0.0  # every stream ends once
+    end = started + step * load.connections + max(seconds, shortest)
     # A busy machine may not answer in time.
     while (now := time.perf_counter()) < end or not any(caller.seconds for caller in callers):
         while len(callers) < load.connections and now >= started + step * len(callers):

@@ -63,10 +63,9 @@ class ClientWatch:
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The request's body. Raises ClientLeft; ApiError (413) once it is known to be longer than ``limit`` bytes."""
-    too_large = ApiError(413, f"the body is larger than {limit} bytes", code="body_too_large")
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > limit):
-            raise too_large
+            raise _too_large(limit)
     parts: list[bytes] = []
     size, more = 0, True
     while more:
@@ -76,7 +75,11 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
-            raise too_large
+            raise _too_large(limit)
         parts.append(part)
         more = message.get("more_body", False)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"the body is larger than {limit} bytes", code="body_too_large")
