@@ -62,6 +62,7 @@ def profile(
 def test_the_greatest_primary_among_policies_that_hold_every_floor(floors: Floors, policy: str | None) -> None:
     found = select(profile(floors), CARDS)
     assert (found.policy, found.feasible) == (policy, policy is not None)
+    assert Selector(CARDS).best("helpfulness", floors) == policy
 
 
 def test_another_primary_wins_another_policy() -> None:
