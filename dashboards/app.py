@@ -43,18 +43,20 @@ def main() -> None:
 
 
 def ask_language() -> None:
-    """The choice of a language, in the sidebar of every page; ``?lang=ja`` in the address chooses it at first."""
-    if "language" not in st.session_state:
-        asked = st.session_state.get("kept-language", st.query_params.get("lang", DEFAULT))
-        st.session_state["language"] = asked if asked in LANGUAGES else DEFAULT
-    st.session_state["kept-language"] = st.session_state["language"]  # a widget's own state may be dropped on the way
+    """The choice of a language, in the sidebar of every page; at first that of the browser, if there are texts in it.
+
+    It is kept in the address, which every page and a reload have in common.
+    """
+    browser = (st.context.locale or "").split("-")[0]
     with st.sidebar:
         st.segmented_control(
             shared.words()("app.language"),
             list(LANGUAGES),
             format_func=LANGUAGES.__getitem__,
+            default=browser if browser in LANGUAGES else DEFAULT,
             required=True,
             key="language",
+            bind="query-params",
         )
 
 

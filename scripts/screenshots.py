@@ -94,7 +94,7 @@ def chromium() -> Iterator[Browser]:
 
 def visit(page: Page, url: str, name: str, language: str) -> None:
     """Open a page and wait until everything on it is drawn."""
-    page.goto(f"{url if name == 'front' else f'{url}/{name}'}?lang={language}")
+    page.goto(f"{url if name == 'front' else f'{url}/{name}'}?language={LANGUAGES[language]}")
     page.get_by_role("heading", level=1).wait_for()
     settle(page)
 

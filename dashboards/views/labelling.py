@@ -86,7 +86,7 @@ def show_next(view: FamilyView, queue: list[Pair], name: str) -> None:
         ask_pairs(view, len(done), t)
         return
     given = _given(pair)
-    objective = next(each for each in objectives if each not in given)
+    objective = st.session_state["label-asked"] = next(each for each in objectives if each not in given)
     progress = t("labelling.progress", number=len(given) + 1, count=len(objectives), pairs=len(done), all=len(queue))
     st.html(markup.verdict(t("labelling.question", name=t.objective(objective)), progress, feasible=True))
     st.html(markup.prompt(prompt_text(pair.prompt), "", t))
@@ -95,8 +95,7 @@ def show_next(view: FamilyView, queue: list[Pair], name: str) -> None:
     with st.container(horizontal=True):
         for told, key, value in KEYS:
             label, place = t(f"labelling.key_{told}"), f"label-{told}"
-            given_args = (view, pair, name, objective, value)
-            st.button(label, shortcut=key, key=place, on_click=_give, args=given_args)
+            st.button(label, shortcut=key, key=place, on_click=_give, args=(view, pair, name, value))
         undo = t("labelling.undo")
         st.button(undo, shortcut="U", key="label-undo", on_click=given.clear, disabled=not given, type="tertiary")
     if problem := st.session_state.pop("label-problem", None):
@@ -114,8 +113,14 @@ def _given(pair: Pair) -> dict[str, float | None]:
     return given
 
 
-def _give(view: FamilyView, pair: Pair, name: str, objective: str, value: float | None) -> None:
-    """Take the answer to one question; the last one saves the pair."""
+def _give(view: FamilyView, pair: Pair, name: str, value: float | None) -> None:
+    """Take the answer to the question on the screen; the last one saves the pair.
+
+    A key that is pressed again before the next question is drawn answers nothing.
+    """
+    objective = st.session_state.pop("label-asked", None)
+    if objective is None:
+        return
     given = _given(pair)
     given[objective] = value
     if len(given) < len(measured_objectives(view)):

@@ -144,7 +144,7 @@ def show_totals(sums: dict[str, int], t: Catalogue) -> None:
 def show_time(wide: pd.DataFrame, t: Catalogue) -> None:
     """Requests over time, a column per profile."""
     st.header(t("monitor.over_time"), anchor=False)
-    names = {str(name): _profile(str(name), t) for name in wide.columns if name != "time"}
+    names = {str(name): _named(str(name), t) for name in wide.columns if name != "time"}
     figure = comparisons.lines_chart(wide, "time", t("monitor.count_requests"), names)
     figure.update_yaxes(tickformat="", rangemode="tozero")
     figure.update_xaxes(tickformatstops=DATES)
@@ -166,7 +166,7 @@ def show_traffic(frame: pd.DataFrame, t: Catalogue) -> None:
     heads = [Cell(t("word.profile")), Cell(t("word.policy"))]
     heads += [Cell(t(f"monitor.count_{name}"), "number") for name in columns]
     rows = [
-        [Cell(_profile(row["profile"], t)), Cell(_nobody(row["policy"], t), "name")]
+        [Cell(_named(row["profile"], t)), Cell(_named(row["policy"], t), "name")]
         + [Cell(f"{row[name]:,}", "number") for name in columns]
         for row in frame.to_dict("records")
     ]
@@ -183,7 +183,7 @@ def show_latency(frame: pd.DataFrame, t: Catalogue) -> None:
     heads = [Cell(t("word.profile")), Cell(t("word.policy")), Cell(t("monitor.what"))]
     heads += [Cell(t("monitor.quantile", share=name[1:]), "number", t("monitor.seconds")) for name in quantiles]
     rows = [
-        [Cell(_profile(row["profile"], t)), Cell(row["policy"], "name"), Cell(t(f"monitor.metric_{row['metric']}"))]
+        [Cell(_named(row["profile"], t)), Cell(row["policy"], "name"), Cell(t(f"monitor.metric_{row['metric']}"))]
         + [Cell(f"{row[name]:.2f}", "number") for name in quantiles]
         for row in frame.to_dict("records")
     ]
@@ -247,7 +247,7 @@ def show_events(events: pd.DataFrame, t: Catalogue) -> None:
         [
             Cell(f"{row['time']:%Y-%m-%d %H:%M}"),
             Cell(t(f"monitor.event_{row['kind']}") if f"monitor.event_{row['kind']}" in t else row["kind"]),
-            Cell(_profile(row["profile"], t)),
+            Cell(_named(row["profile"], t)),
             _event(row["detail"], t),
         ]
         for row in events.to_dict("records")
@@ -272,7 +272,7 @@ def _event(detail: Mapping[str, Any], t: Catalogue) -> Cell:
             for each in detail["suspended"]
         ]
         told += [t("monitor.returned", names=t.listed(detail["returned"]))] if detail["returned"] else []
-        return Cell(" → ".join(_nobody(str(name or ""), t) for name in moved), "", " ".join(told))
+        return Cell(" → ".join(_named(str(name or ""), t) for name in moved), "", " ".join(told))
     except (KeyError, TypeError, ValueError):
         return Cell(t.listed(f"{name}: {value}" for name, value in detail.items()))
 
@@ -291,7 +291,7 @@ def show_changes(view: FamilyView, store: AuditStore, t: Catalogue) -> None:
         form: Callable[[float], str] = "{:,.0f}".format if shift.figure == "requests" else "{:.1%}".format
         name = Cell(t(f"monitor.shift_{shift.figure}"))
         if shift.profile:
-            name = Cell(f"{_profile(shift.profile, t)} → {_nobody(shift.policy, t)}", "", name.text)
+            name = Cell(f"{_named(shift.profile, t)} → {_named(shift.policy, t)}", "", name.text)
         values = [
             Cell("–" if none and shift.figure != "requests" else form(value), "number")
             for value, none in zip((shift.before, shift.after), silent, strict=True)
@@ -319,11 +319,9 @@ def _since(time: str, moment: frames.Moment) -> bool:
     return isinstance(moment, datetime.datetime) and datetime.datetime.fromisoformat(time) >= moment
 
 
-def _profile(name: str, t: Catalogue) -> str:
+def _named(name: str, t: Catalogue) -> str:
+    """A profile or policy, or that there was none."""
     return t("monitor.none") if name in ("-", "") else name
-
-
-_nobody = _profile
 
 
 if __name__ == "__main__":

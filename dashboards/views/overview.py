@@ -97,15 +97,16 @@ def show_planned(view: FamilyView) -> None:
     for policy in view.family.policies:
         floors = t.floors(policy.floors, "word.floor_short")
         prices = t.listed(f"{t.objective(name)} {value:.2f}" for name, value in policy.multipliers.items())
-        cells = [Cell(policy.id), Cell(policy.kind), Cell(floors or t("compare.no_floor")), Cell(prices or "–")]
+        kind = "" if policy.kind == policy.id else policy.kind
+        cells = [Cell(policy.id, note=kind), Cell(floors or t("compare.no_floor")), Cell(prices or "–")]
         for name in names:
             value, low = policy.predicted.get(name), policy.predicted_low.get(name)
             note = "" if low is None else t("compare.low", value=low)
             cells.append(Cell("–" if value is None else f"{value:.3f}", "number", note))
         cells.append(Cell("–" if policy.ess is None else f"{policy.ess:.2f}", "number"))
         rows.append(cells)
-    heads = [Cell(t("word.policy")), Cell(t("compare.kind"))]
-    heads += [Cell(t("compare.floors"), note=t("compare.data_win_rate")), Cell(t("compare.prices"))]
+    heads = [Cell(t("word.policy")), Cell(t("compare.floors"), note=t("compare.data_win_rate"))]
+    heads.append(Cell(t("compare.prices")))
     heads += [Cell(t.title(name), "number", t("compare.predicted")) for name in names]
     heads.append(Cell(t("compare.sample"), "number", t("compare.effective")))
     shared.table(heads, rows, t("compare.trained_for"))

@@ -164,6 +164,13 @@ def test_what_was_said_of_a_pair_can_be_taken_back_before_it_is_done(root: Path)
     assert not (root / "labels.jsonl").exists()
 
 
+def test_two_keys_at_once_answer_one_question(root: Path) -> None:
+    app = labelling(root)
+    app.button(key="label-a").click()
+    app.button(key="label-tie").click().run()
+    assert "Which answer is better for safety?" in text(healthy(app))
+
+
 def test_when_every_pair_was_seen_new_ones_can_be_drawn(root: Path) -> None:
     app = labelling(root)
     for each in read_queue(root)[0]:
