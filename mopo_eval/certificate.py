@@ -148,7 +148,13 @@ def certify(
             bounds_certified(question.counted or len(table.policies), len(table.objectives)),
         )
     level = (1 - question.confidence) / bounds
-    tests = [_tested(policy, question, table, planned, level) for policy in sequence(planned, question.floors)]
+    floors = _floors(question.floors, table)
+    means = table.values[:, _place(question.primary, table)].mean(axis=1)  # (P,)
+    places = {policy: p for p, policy in enumerate(table.policies)}
+    tests = [
+        _tested(policy, places[policy], floors, float(means[places[policy]]), dict(planned[policy]), level)
+        for policy in sequence(planned, question.floors)
+    ]
     tests = decided(tests, method, level)
     best = min((test for test in tests if test.certified), key=lambda t: (-t.primary_mean, t.policy), default=None)
     draft = Certificate(
@@ -253,31 +259,53 @@ def digest(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _tested(
-    policy: str, question: Question, table: ScoreTable, planned: Mapping[str, Mapping[str, float]], level: float
-) -> PolicyTest:
-    p, values, wins = list(table.policies).index(policy), table.values, table.wins
-    floors = []
-    for name, floor in question.floors.items():
+class _Floor(NamedTuple):
+    """One floor and what it is held against."""
+
+    name: str
+    floor: float
+    values: FloatArray
+    """(P policies, N prompts)"""
+    binary: bool
+    """The values, but for the reference's win rate against itself, can only be 0 or 1."""
+    known: int | None
+    """Place of the policy whose value is known, the reference, where the floor is on the win rate."""
+
+
+def _floors(floors: Floors, table: ScoreTable) -> list[_Floor]:
+    """Raises ValueError for a floor on an objective that was not measured."""
+    reference = list(table.policies).index(REFERENCE) if REFERENCE in table.policies else None
+    found = []
+    for name, floor in floors.items():
         objective, _, metric = name.partition(".")
-        if objective not in table.objectives:
-            raise ValueError(f"no judge measured '{objective}', on which there is a floor")
-        k = list(table.objectives).index(objective)
-        of_all = wins if metric == "win_rate" else values  # (P, K, N)
-        others = [i for i, other in enumerate(table.policies) if metric != "win_rate" or other != REFERENCE]
-        known = metric == "win_rate" and policy == REFERENCE
-        one = np.full(of_all.shape[2], 0.5) if known else of_all[p, k]
-        floors.append(
-            _floor_test(name, floor, one, level, binary=is_binary(of_all[others, k]) and not known, known=known)
-        )
-    if question.primary not in table.objectives:
-        raise ValueError(f"no judge measured the primary objective '{question.primary}'")
+        values = (table.wins if metric == "win_rate" else table.values)[:, _place(objective, table)]
+        known = reference if metric == "win_rate" else None
+        others = values if known is None else np.delete(values, known, axis=0)
+        found.append(_Floor(name, floor, values, is_binary(others), known))
+    return found
+
+
+def _place(objective: str, table: ScoreTable) -> int:
+    if objective not in table.objectives:
+        raise ValueError(f"no judge measured '{objective}', which the profile names")
+    return list(table.objectives).index(objective)
+
+
+def _tested(
+    policy: str, p: int, floors: Sequence[_Floor], primary_mean: float, planned: dict[str, float], level: float
+) -> PolicyTest:
+    """The tests of ``policy``, in place ``p``."""
+    tests = []
+    for name, floor, of_all, binary, known_place in floors:
+        known = p == known_place
+        values = np.full(of_all.shape[1], 0.5) if known else of_all[p]
+        tests.append(_floor_test(name, floor, values, level, binary=binary and not known, known=known))
     return PolicyTest(
         policy=policy,
-        planned=dict(planned[policy]),
-        primary_mean=float(values[p, list(table.objectives).index(question.primary)].mean()),
-        floors=floors,
-        p_value=max((test.p_value for test in floors), default=0.0),
+        planned=planned,
+        primary_mean=primary_mean,
+        floors=tests,
+        p_value=max((test.p_value for test in tests), default=0.0),
         certified=False,
     )
 
