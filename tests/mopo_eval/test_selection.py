@@ -281,8 +281,16 @@ floor_sets = st.dictionaries(
 
 @given(floor_sets, st.sampled_from(["helpfulness", "safety", "factuality"]), st.sets(st.sampled_from(list(CARDS))))
 def test_the_quick_decision_is_the_explained_one(floors: Floors, primary: str, suspended: set[str]) -> None:
-    found = select(profile(floors, primary=primary), CARDS | {"new": None}, suspended=suspended)
-    assert Selector(CARDS | {"new": None}).best(primary, floors, suspended) == found.policy
+    cards = CARDS | {"new": None, "partly": card("partly", {"helpfulness": (0.95, 0.90)})}
+    found = select(profile(floors, primary=primary), cards, suspended=suspended)
+    assert Selector(cards).best(primary, floors, suspended) == found.policy
+
+
+def test_what_was_not_measured_holds_no_floor_in_the_quick_decision_either() -> None:
+    partly = card("partly", {"helpfulness": (0.95, 0.90)})
+    quick = Selector(CARDS | {"partly": partly})
+    assert quick.best("helpfulness", {}) == "partly"
+    assert quick.best("helpfulness", {"safety": 0.0}) == "bold"
 
 
 @pytest.mark.parametrize(
