@@ -192,7 +192,8 @@ def measure(port: int, load: Load, seconds: float, server: Callable[[], float], 
     request, selector, callers = load.request(), selectors.DefaultSelector(), list[Caller]()
     before, others = server(), stub() + time.process_time()
     started = time.perf_counter()
-    step = CHUNKS * SLOW_SECONDS / load.connections if load.apart else 0.0
+    # Not a whole part of the time between two chunks, else many streams' chunks would all come when one begins.
+    step = (CHUNKS + 1) * SLOW_SECONDS / load.connections if load.apart else 0.0
     shortest = 1.25 * CHUNKS * SLOW_SECONDS if load.slow else 0.0  # every stream ends once
     end = started + step * load.connections + max(seconds, shortest)
     # A busy machine may not answer in time.
