@@ -1,6 +1,6 @@
 """How often the true value of a planned policy lies below its reported bound: simulated, with noise and fitting inside.
 
-    python -m benchmarks.predicted_low [--repetitions 1000] [--out runs/robust]
+    python -m benchmarks.robust [--repetitions 1000] [--out runs/robust]
 
 Every repetition draws prompts, their true preferences and noisy labels, solves for a policy with a floor, and bounds
 its values from the same labels (``mopo_train.optimism``). Truth is the policy's true value on the prompts at hand, and
@@ -14,7 +14,6 @@ Resumable: finished blocks are kept in ``--out``. Exits 1 where a bound that is 
 plus simulation error (the 99.9 % quantile of the binomial). Not part of the tests.
 """
 
-import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +38,8 @@ TAU = 0.15
 BLOCK = 50
 """Repetitions that are written together."""
 POPULATION = 200_000
-"""Fresh prompts that stand for the population: their own error must be small beside that of the largest n."""
+"""Fresh prompts that stand for the population: their own error must be small beside that of the largest n. A model's
+policy has others in every repetition, so that their error is not the same in all of them."""
 MULTIPLIERS = np.concatenate([[0.0], np.geomspace(0.02, 20, 24)])
 
 
@@ -131,11 +131,13 @@ def follow_labels(world: World, drawn: Drawn, population: Callable[[float], Floa
     return Outcome(here, population(point.multipliers["b"]), np.array(bounds))
 
 
-def follow_model(world: World, drawn: Drawn) -> Outcome:
-    """The policy that a logistic model chooses on each half of the prompts, fitted on the other half."""
+def follow_model(world: World, drawn: Drawn, fresh: Drawn) -> Outcome:
+    """The policy that a logistic model chooses on each half of the prompts, fitted on the other half.
+
+    ``fresh``: prompts that stand for the population.
+    """
     pairs, prompts = drawn.pairs, drawn.pairs.response_prompt[-1] + 1
     share, everywhere = np.zeros(len(drawn.features)), np.zeros(2)
-    fresh = population_of(world)
     for half in (0, 1):
         rows = pairs.prompt % 2 != half
         weights = np.stack([_logistic(drawn, rows, k) for k in (0, 1)])
@@ -148,12 +150,6 @@ def follow_model(world: World, drawn: Drawn) -> Outcome:
     own = share @ rates.rates / prompts
     low = np.array(list(bounds_of_shares(pairs, rates, share).values()))
     return Outcome(here, everywhere, np.stack([own, low, low]))
-
-
-@functools.cache
-def population_of(world: World) -> Drawn:
-    """The prompts that stand for the population of ``world``."""
-    return draw(world, POPULATION, np.random.default_rng(10**6))
 
 
 def _logistic(drawn: Drawn, rows: NDArray[np.bool_], k: int) -> FloatArray:
@@ -186,7 +182,7 @@ def _model_policy(world: World, drawn: Drawn, weights: FloatArray) -> FloatArray
 
 def population_values(world: World, prompts: int) -> Callable[[float], FloatArray]:
     """True values of the label policy as a function of its multiplier, with floors as robust as for ``prompts``."""
-    drawn = population_of(world)
+    drawn = draw(world, POPULATION, np.random.default_rng(10**6))
     rates, truth = win_rates(drawn.pairs), win_rates(drawn.truth).rates
     epsilon = float(radii(np.array([prompts]), None)[0])
     values = []
@@ -203,7 +199,10 @@ def simulate(name: str, prompts: int, begin: int, count: int, population: Callab
     for repetition in range(begin, begin + count):
         rng = np.random.default_rng([list(WORLDS).index(name), prompts, repetition])
         drawn = draw(world, prompts, rng)
-        done = follow_labels(world, drawn, population) if world.model is None else follow_model(world, drawn)
+        if world.model is None:
+            done = follow_labels(world, drawn, population)
+        else:
+            done = follow_model(world, drawn, draw(world, POPULATION, rng))
         found.append(np.vstack([done.here, done.everywhere, done.bounds]))
     return np.array(found)
 
