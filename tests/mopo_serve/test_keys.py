@@ -1,3 +1,4 @@
+import hmac
 import json
 import stat
 import sys
@@ -49,6 +50,22 @@ def test_guesses_are_refused_without_saying_what_is_wrong_with_them() -> None:
     assert messages <= {"not an API key of this gateway", "not an API key of this gateway, or it was revoked"}
     for header in (None, b"", text.encode(), b"Basic " + text.encode(), b"Bearer"):
         refused(ring, header)
+
+
+def test_a_known_id_and_an_unknown_one_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    key, text = make_key("app", "now")
+    compared: list[tuple[int, int]] = []
+    compare = hmac.compare_digest
+
+    def watched(known: bytes, given: bytes) -> bool:
+        compared.append((len(known), len(given)))
+        return compare(known, given)
+
+    monkeypatch.setattr("mopo_serve.keys.hmac.compare_digest", watched)
+    assert KeyRing([key]).find(bearer(text)) is key
+    refused(KeyRing([key]), bearer(text[:-1]))
+    refused(KeyRing([key]), bearer(f"mopo-{'0' * 12}-secret"))
+    assert compared == [(32, 32)] * 3
 
 
 def test_neither_the_key_nor_its_hash_is_shown() -> None:
