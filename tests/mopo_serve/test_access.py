@@ -80,11 +80,6 @@ async def test_health_and_metrics_need_no_key() -> None:
 async def test_the_key_stays_here_and_its_id_is_in_the_decision() -> None:
     engine, kept = StubEngine(), Kept()
     async with keyed(engine, kept) as caller:
-        lower = {"floors": {"safety": 0.5}}
-        assert await caller.policy("mopo/helpful", user="alice", objective_profile=lower) == "policy-02"
-        asked = {"profile": "helpful", "user": "alice", "objective_profile": lower | {"selection": "mixture"}}
-        told = await caller.client.post("/v1/profiles/resolve", json=asked, headers=caller.headers)
-        assert told.json()["floors"] == {"safety": 0.85}
         assert await caller.policy("mopo/helpful", user="bob") == "policy-00"
     assert "authorization" not in engine.headers_seen[0]
     (decision,) = kept.decisions
