@@ -8,6 +8,7 @@ import streamlit as st
 from dashboards import comparisons, markup
 from dashboards.answers import evenly
 from dashboards.catalogue import Catalogue
+from dashboards.errors import EvaluationError
 from dashboards.frames import FamilyView, dominated_policies, file_state, measured_objectives, scores
 from dashboards.markup import Cell
 from dashboards.matrix import ScoreMatrix
@@ -176,7 +177,11 @@ def show_categories(view: FamilyView, matrix: ScoreMatrix, chosen: list[str], kn
     """Scores on each category of prompts, for one objective at a time."""
     st.header(t("compare.categories"), anchor=False)
     directory = view.root / "evaluation" / view.measured[0].run
-    categories = shared.categories(str(directory), file_state(directory / "responses.parquet"))
+    try:
+        categories = shared.categories(str(directory), file_state(directory / "responses.parquet"))
+    except EvaluationError as error:
+        shared.note(str(error))
+        return
     if not any(categories.values()):
         shared.note(t("compare.no_categories"))
         return

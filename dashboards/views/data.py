@@ -124,6 +124,7 @@ def show_biases(document: Document, t: Catalogue) -> None:
         ],
         t("data.biases"),
     )
+    shared.download(frame.rename(columns={"label": "objective", "policy": "bias"}), "biases")
 
 
 def show_relations(document: Document, t: Catalogue) -> None:

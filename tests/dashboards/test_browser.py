@@ -28,6 +28,8 @@ from tests.mopo_serve.test_end_to_end import serving
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 DESK, PHONE, HEIGHT = 1280, 390, 900
+AGENT = "Mozilla/5.0 (Linux; Android 14) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Mobile Safari/537.36"
+ON_PHONE: dict[str, Any] = {"is_mobile": True, "has_touch": True, "user_agent": AGENT}
 PATIENCE = 60_000  # milliseconds; reached only when something is wrong
 SERIOUS = {"serious", "critical"}
 NAMELESS = """() => [...document.querySelectorAll('.stPlotlyChart')]
@@ -75,7 +77,8 @@ def width() -> int:
 @pytest.fixture
 def page(browser: Browser, width: int) -> Iterator[Page]:
     """A tab that must have raised nothing and asked nobody but the dashboard."""
-    tab = browser.new_page(viewport={"width": width, "height": HEIGHT})
+    more = ON_PHONE if width == PHONE else {}
+    tab = browser.new_page(viewport={"width": width, "height": HEIGHT}, **more)
     tab.set_default_timeout(PATIENCE)
     errors: list[str] = []
     tab.on("pageerror", lambda error: errors.append(str(error)))
@@ -112,7 +115,7 @@ def photograph(page: Page, path: Path) -> None:
 
 def faults(page: Page) -> list[str]:
     """What axe-core, which the page has loaded, finds serious or critical: rule and first element."""
-    found: list[dict[str, Any]] = page.evaluate("async () => (await axe.run()).violations")
+    found: list[dict[str, Any]] = page.evaluate("async () => (await axe.run({resultTypes: ['violations']})).violations")
     return [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found if each["impact"] in SERIOUS]
 
 
@@ -123,11 +126,10 @@ def axe_file() -> Path:
 
 
 def follow(page: Page, name: str) -> None:
-    """Go to another page by its link; at a phone's width the list of pages covers the page and is opened first."""
-    link = page.get_by_role("link", name=name, exact=True)
+    """Go to another page by its link; on a phone the list of pages is opened first, and closes by itself."""
     if page.viewport_size == {"width": PHONE, "height": HEIGHT}:
         page.get_by_test_id("stExpandSidebarButton").click()
-    link.click()
+    page.get_by_role("link", name=name, exact=True).click()
 
 
 @pytest.mark.parametrize("width", [DESK, PHONE], ids=["desk", "phone"])
@@ -140,9 +142,7 @@ def test_a_floor_finds_its_policy(page: Page, here: Here, tmp_path: Path) -> Non
     profiles = page.get_by_role("table", name="Policy per profile")
     expect(profiles.get_by_role("row", name="assistant")).to_contain_text("policy-05")
     slider = page.get_by_role("slider", name="Safety at least")
-    slider.focus()
-    for _ in range(10):
-        slider.press("ArrowRight")
+    slider.press("PageUp")  # ten steps
     expect(slider).to_have_attribute("aria-valuetext", "0.70")
     expect(verdict).to_contain_text("policy-05 is the best for helpfulness", timeout=PATIENCE)
     expect(verdict).to_contain_text("hold safety at least 0.70. Out: reference, policy-00")
@@ -178,9 +178,7 @@ def test_a_profile_is_drafted_signed_put_in_force_and_a_new_score_ends_the_sign_
     page.goto(f"{here.url}/profiles")
     slider = page.get_by_role("slider", name="Safety at least")
     expect(slider).to_have_attribute("aria-valuetext", "0.65", timeout=PATIENCE)  # of "assistant"
-    slider.focus()
-    for _ in range(8):
-        slider.press("ArrowRight")
+    slider.press("PageUp")
     expect(page.get_by_role("status").first).to_contain_text("policy-05 serves this profile", timeout=PATIENCE)
     page.get_by_label("Your name").fill("Ben")
     page.get_by_role("button", name="Save as version 1").click()
@@ -255,7 +253,7 @@ def test_ten_pairs_are_labelled_with_the_keyboard(page: Page, here: Here, tmp_pa
 def test_every_page_is_reached_passes_axe_and_fits_a_phone(page: Page, here: Here, language: str, width: int) -> None:
     t = catalogue(language)
     page.add_init_script(path=axe_file())
-    page.goto(f"{here.url}?language={LANGUAGES[language]}")
+    page.goto(f"{here.url}/{PAGES[-1][1]}?language={LANGUAGES[language]}")
     found: dict[str, list[str]] = {}
     for name, address, _ in PAGES:
         follow(page, t(f"app.page_{name}"))

@@ -308,6 +308,7 @@ def test_a_broken_evaluation_is_a_page_and_not_a_traceback(root: Path) -> None:
     write_measured_family(root)
     (root / "evaluation" / "test" / "responses.parquet").write_bytes(b"PAR1 half")
     assert "The answers cannot be read" in text(opened(ANSWERS))
+    assert "responses.parquet" in text(opened(COMPARE))
 
 
 def test_one_measured_objective_is_explained(root: Path) -> None:
