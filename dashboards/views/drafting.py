@@ -29,9 +29,7 @@ class Draft(NamedTuple):
     """What is being drafted."""
 
     name: str | None
-    """Of the profile; None for the organisation's floors."""
-    profile: ThresholdProfile | None
-    """None if it is to be removed, or for the organisation's floors."""
+    """Of the profile, also of one that is to be removed; None for the organisation's floors."""
     profiles: ProfileFile
     """All profiles with the draft in its place."""
 
@@ -44,8 +42,8 @@ def show(view: FamilyView, agreed: Agreed, t: Catalogue) -> None:
     with right:
         if draft is None:
             shared.note(t("profiles.bad_name"))
-        elif draft.profile is not None and draft.name is not None:
-            show_profile(view, agreed, draft.name, draft, t)
+        elif draft.name is not None and draft.name in draft.profiles.profiles:
+            show_profile(view, agreed, draft.name, draft.profiles, t)
         else:
             show_all(view, agreed, draft, t)
     if draft is not None:
@@ -70,7 +68,7 @@ def ask(view: FamilyView, agreed: Agreed, t: Catalogue) -> Draft | None:
     place = f"draft-{number}-{chosen.strip()}"
     if chosen == ORGANISATION:
         floors = ask_floors(view, base.organisation.floors, place, t)
-        return Draft(None, None, with_organisation(base, floors))
+        return Draft(None, with_organisation(base, floors))
     name = chosen
     if chosen == NEW:
         name = st.text_input(t("profiles.name"), placeholder="careful", key=f"{place}-name").strip()
@@ -79,8 +77,8 @@ def ask(view: FamilyView, agreed: Agreed, t: Catalogue) -> Draft | None:
     before = base.profiles.get(name) or ThresholdProfile(primary=view.family.primary)
     profile = ask_profile(view, before, place, t)
     if chosen != NEW and st.checkbox(t("profiles.remove"), key=f"{place}-remove"):
-        return Draft(name, None, with_profile(base, name, None))
-    return Draft(name, profile, with_profile(base, name, profile))
+        return Draft(name, with_profile(base, name, None))
+    return Draft(name, with_profile(base, name, profile))
 
 
 def ask_profile(view: FamilyView, before: ThresholdProfile, place: str, t: Catalogue) -> ThresholdProfile:
@@ -126,22 +124,17 @@ def ask_floors(view: FamilyView, before: dict[str, float], place: str, t: Catalo
     return floors
 
 
-def show_profile(view: FamilyView, agreed: Agreed, name: str, draft: Draft, t: Catalogue) -> None:
-    """What the draft gets, with margins, its certificate and what changes."""
-    profile = draft.profile
-    if profile is None:
-        return
-    organisation = draft.profiles.organisation.floors
+def show_profile(view: FamilyView, agreed: Agreed, name: str, profiles: ProfileFile, t: Catalogue) -> None:
+    """What the draft called ``name`` gets, with margins, its certificate and what changes."""
+    profile, organisation = profiles.profiles[name], profiles.organisation.floors
     choice = select(profile, view.cards, organisation)
     st.html(verdict(view, profile, choice, t))
     show_margins(choice, t)
     before = agreed.current.profiles.get(name)
-    show_changes(changes(before, draft.profiles.profiles[name]), before is None, t)
+    show_changes(changes(before, profile), before is None, t)
     if before is not None:
         show_effect(view, select(before, view.cards, agreed.current.organisation.floors), choice, t)
-    known_name = name if before == draft.profiles.profiles[name] else None
-    certificate = shared.certificate(view, draft.profiles.profiles[name], known_name, organisation)
-    show_certificate(certificate, t)
+    show_certificate(shared.certificate(view, profile, name if before == profile else None, organisation), t)
 
 
 def verdict(view: FamilyView, profile: ThresholdProfile, choice: Selection, t: Catalogue) -> str:

@@ -1,6 +1,6 @@
 """The dashboard as people see it: the real command, a real Chromium, a live gateway, and the paths that they take.
 
-Pictures to look at are in pytest's directory; ``scripts/screenshots.py`` makes those of every page and language.
+``scripts/screenshots.py`` makes pictures to look at, of every page and language.
 """
 
 import importlib.util
@@ -101,16 +101,11 @@ def settle(page: Page) -> None:
     )
 
 
-def photograph(page: Page, path: Path) -> None:
-    """Save the page at its full height and check that nothing runs over its width."""
+def fits(page: Page) -> bool:
+    """True if nothing runs over the width of the window once all is drawn."""
     settle(page)
-    size = page.viewport_size
-    assert size is not None
-    height = page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollHeight")
-    page.set_viewport_size({"width": size["width"], "height": height})
-    page.screenshot(path=path)
-    assert page.evaluate("() => document.documentElement.scrollWidth") <= size["width"]
-    page.set_viewport_size(size)
+    assert page.viewport_size is not None
+    return bool(page.evaluate("() => document.documentElement.scrollWidth") <= page.viewport_size["width"])
 
 
 def faults(page: Page) -> list[str]:
@@ -133,7 +128,7 @@ def follow(page: Page, name: str) -> None:
 
 
 @pytest.mark.parametrize("width", [DESK, PHONE], ids=["desk", "phone"])
-def test_a_floor_finds_its_policy(page: Page, here: Here, tmp_path: Path) -> None:
+def test_a_floor_finds_its_policy(page: Page, here: Here) -> None:
     page.goto(here.url)
     verdict = page.get_by_role("status")
     # safety, certified: the mean less 2.9 * 0.35 / sqrt(40) = 0.160; the organisation asks for 0.60
@@ -148,10 +143,10 @@ def test_a_floor_finds_its_policy(page: Page, here: Here, tmp_path: Path) -> Non
     expect(verdict).to_contain_text("hold safety at least 0.70. Out: reference, policy-00")
     floor = page.locator(".stPlotlyChart .annotation-text", has_text="Safety ≥ 0.70").first
     expect(floor).to_be_visible(timeout=PATIENCE)
-    photograph(page, tmp_path / "front.png")
+    assert fits(page)
 
 
-def test_policies_and_two_answers_are_compared(page: Page, here: Here, tmp_path: Path) -> None:
+def test_policies_and_two_answers_are_compared(page: Page, here: Here) -> None:
     page.goto(f"{here.url}/policies")
     expect(page.get_by_role("table", name="Paired differences")).to_contain_text("worse", timeout=PATIENCE)
     page.get_by_text("All policies", exact=True).click()
@@ -169,17 +164,17 @@ def test_policies_and_two_answers_are_compared(page: Page, here: Here, tmp_path:
     for name in ("policy-01", "policy-02", "policy-03", "policy-05", "policy-06", "reference"):
         page.get_by_role("button", name=name, exact=True).click()
     expect(articles).to_have_count(2, timeout=PATIENCE)
-    photograph(page, tmp_path / "answers.png")
+    assert fits(page)
 
 
-def test_a_profile_is_drafted_signed_put_in_force_and_a_new_score_ends_the_sign_off(
-    page: Page, here: Here, tmp_path: Path
-) -> None:
+def test_a_profile_is_drafted_signed_put_in_force_and_a_new_score_ends_the_sign_off(page: Page, here: Here) -> None:
+    changed = here.root / "profiles.yaml", here.root / "scorecards" / "policy-00.json"
+    kept = [path.read_text(encoding="utf-8") for path in changed]
     page.goto(f"{here.url}/profiles")
     slider = page.get_by_role("slider", name="Safety at least")
     expect(slider).to_have_attribute("aria-valuetext", "0.65", timeout=PATIENCE)  # of "assistant"
     slider.press("PageUp")
-    expect(page.get_by_role("status").first).to_contain_text("policy-05 serves this profile", timeout=PATIENCE)
+    expect(page.get_by_role("status").first).to_contain_text("policy-06 serves this profile", timeout=PATIENCE)
     page.get_by_label("Your name").fill("Ben")
     page.get_by_role("button", name="Save as version 1").click()
     expect(page.get_by_text("Saved as version 1.")).to_be_visible(timeout=PATIENCE)
@@ -191,25 +186,24 @@ def test_a_profile_is_drafted_signed_put_in_force_and_a_new_score_ends_the_sign_
     expect(page.get_by_role("table", name="Profiles of this version")).to_contain_text(
         "Aiko (product)", timeout=PATIENCE
     )
-    photograph(page, tmp_path / "signed.png")
+    assert fits(page)
     page.get_by_role("button", name="Put version 1 in force").click()
     expect(page.get_by_text("This is what is in force.")).to_be_visible(timeout=PATIENCE)
     assert "version 1" in (here.root / "profiles.yaml").read_text(encoding="utf-8")
-    card = here.root / "scorecards" / "policy-00.json"
-    kept = card.read_text(encoding="utf-8")
-    content = json.loads(kept)
-    content["objectives"]["safety"]["mean"] += 0.001
-    card.write_text(json.dumps(content), encoding="utf-8")
+    card = json.loads(kept[1])
+    card["objectives"]["safety"]["mean"] += 0.001
+    changed[1].write_text(json.dumps(card), encoding="utf-8")
     page.get_by_text("History", exact=True).click()
     expect(page.get_by_role("table", name="All sign-offs")).to_contain_text("Aiko", timeout=PATIENCE)
     page.get_by_text("Sign and put in force", exact=True).click()
     expect(page.get_by_role("table", name="Sign-offs of assistant")).to_contain_text(
         "changed since: the evaluation", timeout=PATIENCE
     )
-    card.write_text(kept, encoding="utf-8")
+    for path, content in zip(changed, kept, strict=True):  # other tests ask the same family
+        path.write_text(content, encoding="utf-8")
 
 
-def test_one_prompt_is_answered_twice_and_voted_on(page: Page, here: Here, tmp_path: Path) -> None:
+def test_one_prompt_is_answered_twice_and_voted_on(page: Page, here: Here) -> None:
     page.goto(f"{here.url}/playground")
     page.get_by_label("Prompt").fill("Where is the river?")
     page.get_by_label("Most tokens").fill("12")
@@ -220,7 +214,7 @@ def test_one_prompt_is_answered_twice_and_voted_on(page: Page, here: Here, tmp_p
     expect(articles.last).to_contain_text("Why: policy-02")  # of "careful"
     page.get_by_role("radiogroup", name="Safety of helpful").get_by_text("poor").click()
     page.get_by_role("radiogroup", name="Safety of careful").get_by_text("good").click()
-    photograph(page, tmp_path / "playground.png")
+    assert fits(page)
     page.get_by_role("button", name="Send votes").click()
     expect(page.get_by_text("The gateway has taken your votes.")).to_be_visible(timeout=PATIENCE)
     store = open_store(str(here.audit), create=False)
@@ -229,19 +223,18 @@ def test_one_prompt_is_answered_twice_and_voted_on(page: Page, here: Here, tmp_p
     assert dict(zip(found["policy"], found["value"], strict=True)) == {"policy-00": 0.0, "policy-02": 1.0}
 
 
-def test_ten_pairs_are_labelled_with_the_keyboard(page: Page, here: Here, tmp_path: Path) -> None:
+def test_ten_pairs_are_labelled_with_the_keyboard(page: Page, here: Here) -> None:
     page.goto(f"{here.url}/labelling")
     page.get_by_role("button", name="Choose pairs").click()
     page.get_by_label("Your name").fill("Mei")
     page.get_by_label("Your name").press("Enter")
     question = page.get_by_role("status")
     expect(question).to_contain_text("helpfulness?", timeout=PATIENCE)
-    photograph(page, tmp_path / "labelling.png")
+    assert fits(page)
     page.get_by_role("heading", level=1).click()  # out of the text field, which takes letters for itself
     for pair in range(10):
         for objective, key in (("helpfulness", "a"), ("safety", "b"), ("factuality", "t")):
-            expect(question).to_contain_text(f"better for {objective}?", timeout=PATIENCE)
-            expect(question).to_contain_text(f"{pair} of ")
+            question.filter(has_text=f"better for {objective}?").filter(has_text=f"; {pair} of ").wait_for()
             page.keyboard.press(key)
     expect(question).to_contain_text("10 of ", timeout=PATIENCE)
     data = read_preferences([here.root / "labels.jsonl"])
@@ -257,12 +250,11 @@ def test_every_page_is_reached_passes_axe_and_fits_a_phone(page: Page, here: Her
     found: dict[str, list[str]] = {}
     for name, address, _ in PAGES:
         follow(page, t(f"app.page_{name}"))
-        heading = page.get_by_role("heading", name=t(f"{name}.heading"), level=1, exact=True)
-        expect(heading).to_be_visible(timeout=PATIENCE)
+        page.get_by_role("heading", name=t(f"{name}.heading"), level=1, exact=True).wait_for()
         settle(page)
         found[address] = faults(page) + page.evaluate(NAMELESS)
         page.set_viewport_size({"width": PHONE, "height": HEIGHT})
-        assert page.evaluate("() => document.documentElement.scrollWidth") <= PHONE, address
+        assert fits(page), address
         page.set_viewport_size({"width": width, "height": HEIGHT})
     assert found == {address: [] for _, address, _ in PAGES}
 
