@@ -206,7 +206,7 @@ def test_a_profile_is_drafted_signed_put_in_force_and_a_new_score_ends_the_sign_
 def test_one_prompt_is_answered_twice_and_voted_on(page: Page, here: Here) -> None:
     page.goto(f"{here.url}/playground")
     page.get_by_label("Prompt").fill("Where is the river?")
-    page.get_by_label("Most tokens").fill("12")
+    page.get_by_label("Longest answer").fill("12")
     page.get_by_role("button", name="Ask both").click()
     articles = page.get_by_role("article")
     expect(articles).to_have_count(2, timeout=PATIENCE)
