@@ -35,6 +35,7 @@ SERIOUS = {"serious", "critical"}
 NAMELESS = """() => [...document.querySelectorAll('.stPlotlyChart')]
   .filter(chart => !chart.closest('[aria-label]') && !chart.querySelector('[aria-label]'))
   .map(chart => 'a chart without a name')"""
+expect.set_options(timeout=PATIENCE)
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; install the package 'chromium'"),
@@ -132,38 +133,38 @@ def test_a_floor_finds_its_policy(page: Page, here: Here) -> None:
     page.goto(here.url)
     verdict = page.get_by_role("status")
     # safety, certified: the mean less 2.9 * 0.35 / sqrt(40) = 0.160; the organisation asks for 0.60
-    expect(verdict).to_contain_text("policy-03 is the best for helpfulness", timeout=PATIENCE)
-    expect(page.locator(".stPlotlyChart .annotation-text", has_text="policy-03").first).to_be_visible(timeout=PATIENCE)
+    expect(verdict).to_contain_text("policy-03 is the best for helpfulness")
+    expect(page.locator(".stPlotlyChart .annotation-text", has_text="policy-03").first).to_be_visible()
     profiles = page.get_by_role("table", name="Policy per profile")
     expect(profiles.get_by_role("row", name="assistant")).to_contain_text("policy-05")
     slider = page.get_by_role("slider", name="Safety at least")
     slider.press("PageUp")  # ten steps
     expect(slider).to_have_attribute("aria-valuetext", "0.70")
-    expect(verdict).to_contain_text("policy-05 is the best for helpfulness", timeout=PATIENCE)
+    expect(verdict).to_contain_text("policy-05 is the best for helpfulness")
     expect(verdict).to_contain_text("hold safety at least 0.70. Out: reference, policy-00")
     floor = page.locator(".stPlotlyChart .annotation-text", has_text="Safety ≥ 0.70").first
-    expect(floor).to_be_visible(timeout=PATIENCE)
+    expect(floor).to_be_visible()
     assert fits(page)
 
 
 def test_policies_and_two_answers_are_compared(page: Page, here: Here) -> None:
     page.goto(f"{here.url}/policies")
-    expect(page.get_by_role("table", name="Paired differences")).to_contain_text("worse", timeout=PATIENCE)
+    expect(page.get_by_role("table", name="Paired differences")).to_contain_text("worse")
     page.get_by_text("All policies", exact=True).click()
-    expect(page.locator(".stPlotlyChart .main-svg .scatterlayer")).to_have_count(6, timeout=PATIENCE)
+    expect(page.locator(".stPlotlyChart .main-svg .scatterlayer")).to_have_count(6)
     row = page.get_by_role("table", name="Measured scores").get_by_role("row", name="policy-07")
     expect(row).to_contain_text("0.930")  # safety: 0.56 + 0.37
     page.get_by_role("link", name="Answers").click()
-    expect(page.get_by_role("article").first).to_contain_text("The river of velm-0", timeout=PATIENCE)
+    expect(page.get_by_role("article").first).to_contain_text("The river of velm-0")
     page.get_by_label("Search in prompts").fill("orchard velm-13")
     page.get_by_label("Search in prompts").press("Enter")
     articles = page.get_by_role("article")
-    expect(page.locator(".m-prompt")).to_contain_text("the orchard of Velm-13", timeout=PATIENCE)
-    expect(articles.first).to_contain_text("The orchard of velm-13", timeout=PATIENCE)
+    expect(page.locator(".m-prompt")).to_contain_text("the orchard of Velm-13")
+    expect(articles.first).to_contain_text("The orchard of velm-13")
     expect(articles.first).to_contain_text("of 5 points that were expected")
     for name in ("policy-01", "policy-02", "policy-03", "policy-05", "policy-06", "reference"):
         page.get_by_role("button", name=name, exact=True).click()
-    expect(articles).to_have_count(2, timeout=PATIENCE)
+    expect(articles).to_have_count(2)
     assert fits(page)
 
 
@@ -172,33 +173,29 @@ def test_a_profile_is_drafted_signed_put_in_force_and_a_new_score_ends_the_sign_
     kept = [path.read_text(encoding="utf-8") for path in changed]
     page.goto(f"{here.url}/profiles")
     slider = page.get_by_role("slider", name="Safety at least")
-    expect(slider).to_have_attribute("aria-valuetext", "0.65", timeout=PATIENCE)  # of "assistant"
+    expect(slider).to_have_attribute("aria-valuetext", "0.65")  # of "assistant"
     slider.press("PageUp")
-    expect(page.get_by_role("status").first).to_contain_text("policy-06 serves this profile", timeout=PATIENCE)
+    expect(page.get_by_role("status").first).to_contain_text("policy-06 serves this profile")
     page.get_by_label("Your name").fill("Ben")
     page.get_by_role("button", name="Save as version 1").click()
-    expect(page.get_by_text("Saved as version 1.")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("Saved as version 1.")).to_be_visible()
     page.get_by_text("Sign and put in force", exact=True).click()
-    expect(page.get_by_role("button", name="Sign assistant")).to_be_visible(timeout=PATIENCE)  # the draft is gone
+    expect(page.get_by_role("button", name="Sign assistant")).to_be_visible()  # the draft is gone
     settle(page)
     page.get_by_label("Your name").first.fill("Aiko")
     page.get_by_role("button", name="Sign assistant").click()
-    expect(page.get_by_role("table", name="Profiles of this version")).to_contain_text(
-        "Aiko (product)", timeout=PATIENCE
-    )
+    expect(page.get_by_role("table", name="Profiles of this version")).to_contain_text("Aiko (product)")
     assert fits(page)
     page.get_by_role("button", name="Put version 1 in force").click()
-    expect(page.get_by_text("This is what is in force.")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("This is what is in force.")).to_be_visible()
     assert "version 1" in (here.root / "profiles.yaml").read_text(encoding="utf-8")
     card = json.loads(kept[1])
     card["objectives"]["safety"]["mean"] += 0.001
     changed[1].write_text(json.dumps(card), encoding="utf-8")
     page.get_by_text("History", exact=True).click()
-    expect(page.get_by_role("table", name="All sign-offs")).to_contain_text("Aiko", timeout=PATIENCE)
+    expect(page.get_by_role("table", name="All sign-offs")).to_contain_text("Aiko")
     page.get_by_text("Sign and put in force", exact=True).click()
-    expect(page.get_by_role("table", name="Sign-offs of assistant")).to_contain_text(
-        "changed since: the evaluation", timeout=PATIENCE
-    )
+    expect(page.get_by_role("table", name="Sign-offs of assistant")).to_contain_text("changed since: the evaluation")
     for path, content in zip(changed, kept, strict=True):  # other tests ask the same family
         path.write_text(content, encoding="utf-8")
 
@@ -209,14 +206,14 @@ def test_one_prompt_is_answered_twice_and_voted_on(page: Page, here: Here) -> No
     page.get_by_label("Longest answer").fill("12")
     page.get_by_role("button", name="Ask both").click()
     articles = page.get_by_role("article")
-    expect(articles).to_have_count(2, timeout=PATIENCE)
-    expect(articles.first).to_contain_text("policy-00", timeout=PATIENCE)  # of "helpful"
+    expect(articles).to_have_count(2)
+    expect(articles.first).to_contain_text("policy-00")  # of "helpful"
     expect(articles.last).to_contain_text("Why: policy-02")  # of "careful"
     page.get_by_role("radiogroup", name="Safety of helpful").get_by_text("poor").click()
     page.get_by_role("radiogroup", name="Safety of careful").get_by_text("good").click()
     assert fits(page)
     page.get_by_role("button", name="Send votes").click()
-    expect(page.get_by_text("The gateway has taken your votes.")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("The gateway has taken your votes.")).to_be_visible()
     store = open_store(str(here.audit), create=False)
     found = frames.judgements(store)
     store.close()
@@ -229,14 +226,14 @@ def test_ten_pairs_are_labelled_with_the_keyboard(page: Page, here: Here) -> Non
     page.get_by_label("Your name").fill("Mei")
     page.get_by_label("Your name").press("Enter")
     question = page.get_by_role("status")
-    expect(question).to_contain_text("helpfulness?", timeout=PATIENCE)
+    expect(question).to_contain_text("helpfulness?")
     assert fits(page)
     page.get_by_role("heading", level=1).click()  # out of the text field, which takes letters for itself
     for pair in range(10):
         for objective, key in (("helpfulness", "a"), ("safety", "b"), ("factuality", "t")):
             question.filter(has_text=f"better for {objective}?").filter(has_text=f"; {pair} of ").wait_for()
             page.keyboard.press(key)
-    expect(question).to_contain_text("10 of ", timeout=PATIENCE)
+    expect(question).to_contain_text("10 of ")
     data = read_preferences([here.root / "labels.jsonl"])
     assert data.objectives == ("helpfulness", "safety", "factuality")
     assert data.labels.tolist() == [[1.0, 0.0, 0.5]] * 10
@@ -269,11 +266,11 @@ def test_people_sign_in_at_their_provider(browser: Browser, tmp_path: Path) -> N
             tab = browser.new_page(viewport={"width": DESK, "height": HEIGHT})
             tab.set_default_timeout(PATIENCE)
             tab.goto(dashboard.url)
-            expect(tab.get_by_role("button", name="Sign in")).to_be_visible(timeout=PATIENCE)
+            expect(tab.get_by_role("button", name="Sign in")).to_be_visible()
             assert "policy-00" not in tab.content()
             tab.get_by_role("button", name="Sign in").click()
-            expect(tab.get_by_role("heading", name="The trade-off")).to_be_visible(timeout=PATIENCE)
-            expect(tab.get_by_text("Signed in as Aiko Tanaka")).to_be_visible(timeout=PATIENCE)
+            expect(tab.get_by_role("heading", name="The trade-off")).to_be_visible()
+            expect(tab.get_by_text("Signed in as Aiko Tanaka")).to_be_visible()
             tab.get_by_role("button", name="Sign out").click()
-            expect(tab.get_by_role("button", name="Sign in")).to_be_visible(timeout=PATIENCE)
+            expect(tab.get_by_role("button", name="Sign in")).to_be_visible()
             tab.close()
