@@ -4,8 +4,8 @@
 
 For every kind of preferences (`synthetic_worlds.KINDS`), size and number of objectives:
 
-- With exact win rates, random floors are solved and compared with cvxpy's Clarabel on the primal: difference of the
-  maximised objective and violation of the floors.
+- With exact win rates, random floors are solved and compared with cvxpy's Clarabel on the primal, where that ends well,
+  and with the dual, which is an upper bound: difference of the maximised objective and violation of the floors.
 - K = 8 points are planned from exact win rates, from the labels of 1,000 and of 10,000 sampled pairs, and from a
   preference model fitted to these (a table of utilities, and with features). Every policy is valued by the true win
   rates. The ratio is its hypervolume over that of the best 8 points of the exact front at the same tau, reference
@@ -32,6 +32,7 @@ import click
 import cvxpy
 import moocore
 import numpy as np
+from scipy.special import logsumexp
 
 from benchmarks.synthetic_worlds import KINDS, Comparisons, FloatArray, World, compare, make_world
 from mopo_train.console import print_table, progress
@@ -189,8 +190,10 @@ def exactness(rates: WinRates, rng: np.random.Generator) -> Exactness:
         middle = time.process_time()
         expected = independent_optimum(rates, floors)
         seconds, peer = seconds + middle - begin, peer + time.process_time() - middle
+        reached = found.predicted["a"] - TAU * found.kl
         if not math.isnan(expected):
-            gap = max(gap, abs(found.predicted["a"] - TAU * found.kl - expected))
+            gap = max(gap, abs(reached - expected))
+        gap = max(gap, abs(reached - dual_value(rates, found.multipliers, floors)))
         violation = max(violation, *(floor - found.predicted[name] for name, floor in floors.items()))
     return Exactness(gap, violation, seconds / FLOORS, peer / FLOORS)
 
@@ -210,10 +213,16 @@ def independent_optimum(rates: WinRates, floors: Mapping[str, float]) -> float:
         with warnings.catch_warnings(), contextlib.suppress(cp.error.SolverError):
             warnings.filterwarnings("ignore", message="Solution may be inaccurate")
             problem.solve(solver="CLARABEL", tol_gap_abs=exact, tol_gap_rel=exact, tol_feas=exact)
-            break
-    else:
-        return math.nan
-    return float(problem.value)
+            if problem.status == cp.OPTIMAL:  # else it stopped early, 0.004 off once in 10,000 responses
+                return float(problem.value)
+    return math.nan
+
+
+def dual_value(rates: WinRates, multipliers: Mapping[str, float], floors: Mapping[str, float]) -> float:
+    """Of the Lagrange dual: no policy that holds the floors has more, so a primal value that equals it is optimal."""
+    prices = np.array([multipliers.get(name, float(name == "a")) for name in rates.objectives])
+    normaliser = logsumexp(rates.rates @ prices / TAU) - math.log(rates.responses)
+    return float(TAU * normaliser - sum(multipliers[name] * floor for name, floor in floors.items()))
 
 
 def measure(cell: Cell) -> dict[str, Any]:
