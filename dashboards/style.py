@@ -30,7 +30,6 @@ STYLE = f"""<style>
 .m-key i {{ display: inline-block; width: 6rem; height: 9px; border-radius: 2px; }}
 .m-key img {{ flex: none; }}
 .m-table .long {{ display: inline-block; min-width: 13rem; white-space: normal; max-width: 34rem; line-height: 1.35; }}
-.m-table span.long {{ word-break: keep-all; }}
 .stApp [data-testid="stSlider"] {{ margin-bottom: -0.45rem; }}
 .stApp .annotation-text {{ paint-order: stroke; stroke: {palette.PAPER}; stroke-opacity: 0.85; stroke-width: 3px; }}
 /* A shade at the right edge, which the end of the table brings its cover for: seen while there is more to scroll to. */
@@ -43,11 +42,11 @@ STYLE = f"""<style>
 .m-table th small {{ display: block; font-weight: 400; font-size: 0.8rem; }}
 .m-table td {{ border-bottom: 1px solid {palette.RULE}; padding: 0.42rem 0.9rem 0.42rem 0;
   vertical-align: top; }}
-.m-table td {{ min-width: 5.2em; }}
+.m-table td {{ min-width: 5.2em; word-break: keep-all; }}
 .m-table .number {{ text-align: right; }}
 .m-table td.number {{ white-space: nowrap; }}
 .m-table td:first-child {{ font-weight: 600; white-space: nowrap; }}
-.m-table small {{ color: {palette.MUTED}; font-weight: 400; white-space: nowrap; }}
+.m-table small {{ color: {palette.MUTED}; font-weight: 400; white-space: nowrap; word-break: normal; }}
 .m-good {{ color: {palette.GREEN}; font-weight: 600; white-space: nowrap; }}
 .m-bad {{ color: {palette.RUST}; font-weight: 600; white-space: nowrap; }}
 .m-name {{ white-space: nowrap; }}
