@@ -1,6 +1,7 @@
 """The gateway's routes in front of a stub engine. Scores and profiles are those of ``tests.families``."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -115,6 +116,19 @@ async def test_a_body_that_would_hold_up_all_others_is_refused_by_default() -> N
         answer = await client.post(CHAT, content=b" " * (2 * 1024 * 1024 + 1))
     assert (answer.status_code, error_of(answer)["code"]) == (413, "body_too_large")
     assert len(engine.asked) == 1
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_the_largest_body_is_let_in_and_one_byte_more_is_not(declared: bool) -> None:
+    body = json.dumps({"model": "mopo/careful", "messages": MESSAGES}).encode()
+
+    async def parts(content: bytes) -> AsyncIterator[bytes]:
+        yield content
+
+    async with stubbed(StubEngine(), limits=Limits(body_bytes=len(body))) as client:
+        for content, status in ((body, 200), (body + b" ", 413)):
+            answer = await client.post(CHAT, content=content if declared else parts(content))
+            assert answer.status_code == status
 
 
 async def test_a_body_of_unknown_length_is_refused_once_it_is_too_large() -> None:

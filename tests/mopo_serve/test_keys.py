@@ -211,6 +211,14 @@ def test_a_clock_that_goes_back_or_leaps_gives_no_more_than_a_minute() -> None:
     assert bucket.wait(1, 10**9) == pytest.approx(1.0)
 
 
+def test_a_key_that_is_read_again_unchanged_has_used_what_it_had() -> None:
+    key, _ = make_key("app", "now", requests_per_minute=1)
+    usage = Usage()
+    usage.of(key, 0.0).admit(0.0)
+    with pytest.raises(ApiError, match="1 requests per minute"):
+        usage.of(key.model_copy(), 1.0).admit(1.0)
+
+
 def test_a_changed_limit_holds_at_once_and_what_is_in_flight_stays_counted() -> None:
     usage = Usage()
     key, _ = make_key("app", "now", concurrency=5)
