@@ -24,6 +24,9 @@ from mopo_train.console import say
 
 LARGEST_BATCH = 5000
 """Decisions in one transaction."""
+GATHER_SECONDS = 0.005
+"""Between a decision and the transaction with it and those that came after it: a transaction takes as much time as many
+decisions, and on a machine with few cores it would hold up the gateway just when a client goes on."""
 RETRY_SECONDS = 1.0
 """Between two attempts to reach a database that is away."""
 LAST_SECONDS = 20.0
@@ -161,6 +164,7 @@ def run(stdin: IO[bytes], acknowledge: Callable[[str], None], tell: Callable[[st
                 continue
             if batch is None:
                 break
+            time.sleep(GATHER_SECONDS)
             batch, ended = gather(frames, batch)
             where = worker.place(batch, give_up_at=lambda: orphaned[0] if orphaned else None)
             acknowledge(f"{batch[-1][0]} {where}")
