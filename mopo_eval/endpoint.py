@@ -103,6 +103,8 @@ class Client:
         self.endpoint = endpoint
         self._session: aiohttp.ClientSession | None = None
         self._restarts, self._restarting = 0, asyncio.Lock()
+        self._gone = False
+        """It could not be started again: who else waits for it does not try once more."""
 
     async def chat(self, body: dict[str, Any]) -> Reply:
         """As ``post``, of a chat completion."""
@@ -119,13 +121,21 @@ class Client:
                     raise
 
     async def _restarted(self, before: int, error: EngineError) -> bool:
-        """True where it is another engine now than that of ``before`` restarts, which failed with ``error``."""
+        """True where it is another engine now than that of ``before`` restarts, which failed with ``error``.
+
+        Raises EngineError where it cannot be started.
+        """
         async with self._restarting:
-            if self._restarts == before and self.endpoint.restart is not None and before < MOST_RESTARTS:
-                say(f"warning: {error}; starting it again ({before + 1} of {MOST_RESTARTS} times)")
-                await asyncio.to_thread(self.endpoint.restart)
-                self._restarts += 1
-            return self._restarts > before
+            if self._restarts > before:
+                return True
+            if self._gone or self.endpoint.restart is None or before == MOST_RESTARTS:
+                return False
+            say(f"warning: {error}; starting it again ({before + 1} of {MOST_RESTARTS} times)")
+            self._gone = True
+            await asyncio.to_thread(self.endpoint.restart)
+            self._gone = False
+            self._restarts += 1
+            return True
 
     async def _patiently(self, path: str, body: dict[str, Any]) -> Reply:
         patience, problem, kind = self.endpoint.patience, "", EngineError

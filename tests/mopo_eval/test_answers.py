@@ -145,7 +145,10 @@ def test_an_engine_that_was_started_here_is_started_again_once_for_all_that_it_f
 def test_an_engine_that_always_dies_or_cannot_be_started_again_is_an_error() -> None:
     restarts: list[None] = []
 
+    failed: list[None] = []
+
     def gone() -> None:
+        failed.append(None)
         raise EngineError("no memory left")
 
     with stub_engine(POLICIES, lambda body, before: cut()) as engine:
@@ -154,6 +157,7 @@ def test_an_engine_that_always_dies_or_cannot_be_started_again_is_an_error() -> 
         assert len(restarts) == 5
         with pytest.raises(EngineError, match="no memory left"):
             ask_every(Endpoint(engine.url, "vllm", 4, QUICK, restart=gone), Sampling())
+        assert len(failed) == 1  # not once more for each question in flight: a start may take minutes to fail
         engine.fault = lambda body, before: error(500, "out of order")
         with pytest.raises(EngineError, match="out of order"):  # it lives: another start would not help
             ask_every(Endpoint(engine.url, "vllm", 4, QUICK, restart=gone), Sampling())
