@@ -29,6 +29,8 @@ Item = TypeVar("Item")
 RESPONSES, JUDGEMENTS = "responses.parquet", "judgements.parquet"
 SPOOL = "answers.jsonl"
 """Answers of a run that is not finished."""
+LOCK = "lock"
+"""Held by the command that writes the run; an empty file."""
 
 
 class _Model(BaseModel):

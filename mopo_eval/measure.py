@@ -23,6 +23,7 @@ from mopo_eval.engine_choice import EngineChoice, Engines, chosen_engines
 from mopo_eval.estimates import ScoreTable, make_scorecards
 from mopo_eval.evaluation import (
     JUDGEMENTS,
+    LOCK,
     RESPONSES,
     SPOOL,
     CategoryMean,
@@ -45,6 +46,7 @@ from mopo_eval.propose import COMMENT, propose_profiles
 from mopo_eval.registration import register, runs_that_scored
 from mopo_eval.reliability import reliabilities
 from mopo_eval.scorecards import Scorecard, with_reliability, write_scorecards
+from mopo_eval.spool import held
 from mopo_eval.stances import Stances
 from mopo_train.console import say
 from mopo_train.family import INTERPOLATED, REFERENCE, PolicyFamily
@@ -96,10 +98,15 @@ def measure(root: Path, family: PolicyFamily, plan: Plan) -> Measurement:
     """Measure every policy of ``family`` in ``root`` and write its evaluation and scorecards.
 
     Repeating it continues where it stopped; a finished run only judges again. Raises DataError, EngineError and
-    JudgeError; answers that were given stay on disk.
+    JudgeError; answers that were given stay on disk. Raises MopoError where another process measures the same.
     """
-    began = time.monotonic()
-    run, asked = plan.run(root, family), plan.drawn(root, family)
+    run = plan.run(root, family)
+    with held(root / "evaluation" / run / LOCK):
+        return _measure(root, family, plan, run)
+
+
+def _measure(root: Path, family: PolicyFamily, plan: Plan, run: str) -> Measurement:
+    began, asked = time.monotonic(), plan.drawn(root, family)
     register(root, family, run, plan.prompts)
     directory, policies = root / "evaluation" / run, [policy.id for policy in family.policies]
     grid = Grid(policies, [prompt.id for prompt in plan.prompts], plan.sampling.samples)

@@ -99,6 +99,15 @@ def open_spool(path: Path) -> Iterator[Spool]:
                 path.parent.rmdir()
 
 
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the lock file at ``path``, which stays, while the block runs. Raises MopoError if another process does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as opened:
+        _lock(opened.fileno(), path)
+        yield
+
+
 def read_spool(path: Path, kind: Callable[..., Kept]) -> list[Kept]:
     """The rows in ``path``, made by ``kind``; none without a file. A line that a crash left unfinished is no row."""
     return [row for _, row in scan_spool(path, kind)]

@@ -5,6 +5,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from mopo_eval.engine_choice import EngineChoice
 from mopo_eval.evaluation import SPOOL, read_summary
 from mopo_eval.judges import load_judges
 from mopo_eval.judges.callables import load_callable
+from mopo_eval.judging import judged
 from mopo_eval.measure import Measurement, Plan, measure
 from mopo_eval.profiles import ThresholdProfile, read_profiles
 from mopo_eval.prompts import EvaluationPrompt
@@ -25,7 +27,7 @@ from mopo_eval.results import read_results
 from mopo_eval.scorecards import read_scorecards
 from mopo_eval.selection import select
 from mopo_eval.spool import read_spool
-from mopo_train.errors import DataError, EngineError, JudgeError
+from mopo_train.errors import DataError, EngineError, JudgeError, MopoError
 from mopo_train.family import INTERPOLATED, Between, Policy, read_family, write_family
 from tests.families import SCORES
 from tests.mopo_eval.stub_engine import Body, completion, error, stub_engine
@@ -68,7 +70,7 @@ def test_every_policy_answers_every_prompt_and_every_answer_is_judged(root: Path
     judges = {objective: load_callable(name) for objective, name in JUDGES.items()}
     for row in judged.itertuples():
         assert row.score == judges[str(row.objective)](str(row.prompt), str(row.response), where="here").score
-    kept = {"registration.json", "drawn.json", "responses.parquet", "judgements.parquet", "run.json"}
+    kept = {"lock", "registration.json", "drawn.json", "responses.parquet", "judgements.parquet", "run.json"}
     assert {path.name for path in directory.iterdir()} == kept
 
 
@@ -104,6 +106,20 @@ def test_repeating_a_finished_run_asks_nothing_and_changes_no_score(root: Path) 
     assert len(engine.asked) == TOTAL
     assert (again.reused, again.cards, again.summary.run) == (TOTAL, first.cards, first.summary.run)
     assert run(root, "http://127.0.0.1:9").cards == first.cards  # the engine need not even be there
+
+
+def test_two_commands_do_not_write_one_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stub_engine(list(SCORES)) as engine:
+
+        def meanwhile(*given: Any) -> Any:
+            monkeypatch.undo()
+            with pytest.raises(MopoError, match="another mopo-eval is measuring"):
+                run(root, engine.url)
+            return judged(*given)
+
+        monkeypatch.setattr("mopo_eval.measure.judged", meanwhile)
+        made = run(root, engine.url)
+        assert run(root, engine.url).reused == made.summary.answers  # free again
 
 
 def test_other_judges_score_the_same_answers_in_a_run_of_their_own(
