@@ -1,16 +1,19 @@
 """Which engines answer, opened once for all that is asked of them: answers, and log-probabilities of given ones."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from mopo_eval.answers import Sampling
+from mopo_eval.drawn import weights
 from mopo_eval.endpoint import Endpoint, Patience
 from mopo_eval.engine import open_engine
 from mopo_eval.engine.process import last_words
 from mopo_eval.fleet import Asker, LocalAsker
 from mopo_eval.ray_askers import Assignment, ray_askers
+from mopo_train.errors import EngineError
 from mopo_train.executor.cluster import Cluster
 from mopo_train.family import PolicyFamily
 
@@ -51,10 +54,21 @@ class Engines:
         if not self._opened:
             for name in (self.choice.name, *self.choice.more):
                 key, log = self.choice.key, self._log
+                before = {} if name.startswith("http") else weights(self.root, self.family)
                 engine = self._stack.enter_context(open_engine(name, self.root, self.family, log=log, key=key))
                 about = (engine.url, engine.kind, self.choice.concurrency, self.choice.patience, key)
-                self._opened.append(Endpoint(*about, engine.restart))
+                restart = None if engine.restart is None else partial(self._restart, engine.restart, before)
+                self._opened.append(Endpoint(*about, restart))
         return self._opened
+
+    def _restart(self, restart: Callable[[], None], before: Mapping[str, str]) -> None:
+        """``restart`` an engine that loaded the weights ``before``. Raises EngineError, also where there are others."""
+        now = weights(self.root, self.family)
+        if changed := [policy for policy in before if before[policy] != now[policy]]:
+            raise EngineError(
+                f"the weights of {', '.join(changed)} changed while they were asked; repeat to ask the new ones"
+            )
+        restart()
 
     def askers(self, sampling: Sampling) -> Sequence[Asker]:
         """What asks each of them, from here or from the cluster. Raises EngineError, ClusterError."""
