@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mopo_eval.answer_store import ROWS_AT_ONCE
-from mopo_eval.evaluation import SPOOL, read_summary
+from mopo_eval.evaluation import RESPONSES, SPOOL, read_summary
 from mopo_eval.profiles import ProfileFile, read_profiles
 from mopo_eval.prompts import EvaluationPrompt
 from mopo_train.console import say
@@ -63,14 +63,20 @@ def read_registration(directory: Path) -> Registration | None:
 
 
 def runs_that_scored(root: Path, texts: Iterable[str]) -> list[str]:
-    """Names of the finished and judged runs that share a prompt's text with ``texts``."""
+    """Names of the finished and judged runs that share a prompt's text with ``texts``, or whose prompts are gone."""
+    wanted = set(texts)
+    runs = (path for path in sorted((root / "evaluation").glob("*/run.json")) if read_summary(path).judges)
+    return [path.parent.name for path in runs if _asked_one(path.with_name(RESPONSES), wanted)]
+
+
+def _asked_one(path: Path, wanted: set[str]) -> bool:
+    """Whether the table at ``path`` has one of the prompts ``wanted``; also where it cannot be read: it may."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted, found = set(texts), []
-    for path in sorted((root / "evaluation").glob("*/run.json")):
-        if read_summary(path).judges:
-            with pq.ParquetFile(path.with_name("responses.parquet")) as table:
-                batches = table.iter_batches(ROWS_AT_ONCE, columns=["prompt"])
-                if any(wanted.intersection(batch.column("prompt").unique().to_pylist()) for batch in batches):
-                    found.append(path.parent.name)
-    return found
+    try:
+        with pq.ParquetFile(path) as table:
+            batches = table.iter_batches(ROWS_AT_ONCE, columns=["prompt"])
+            return any(wanted.intersection(batch.column("prompt").unique().to_pylist()) for batch in batches)
+    except (pa.ArrowException, OSError):
+        return True

@@ -23,6 +23,7 @@ from mopo_eval.judging import judged
 from mopo_eval.measure import Measurement, Plan, measure
 from mopo_eval.profiles import ThresholdProfile, read_profiles
 from mopo_eval.prompts import EvaluationPrompt
+from mopo_eval.registration import read_registration
 from mopo_eval.results import read_results
 from mopo_eval.scorecards import read_scorecards
 from mopo_eval.selection import select
@@ -174,6 +175,23 @@ def test_more_samples_prompts_or_members_cost_only_the_answers_that_are_new(root
     assert measured.reused == TOTAL
     assert len(engine.asked) == 2 * TOTAL + len(SCORES) + len(wider)
     assert len({json.dumps(body) for body in engine.asked}) == len(engine.asked)
+
+
+@pytest.mark.parametrize("table", [None, b"no table"])
+def test_an_earlier_run_whose_answers_are_gone_may_have_scored_the_same_prompts(
+    root: Path, table: bytes | None
+) -> None:
+    with stub_engine(list(SCORES)) as engine:
+        first = run(root, engine.url, {"safety": JUDGES["safety"]}).summary.run
+        directory = root / "evaluation" / first
+        (directory / "drawn.json").unlink()  # as of an earlier version
+        (directory / "responses.parquet").unlink()
+        if table:
+            (directory / "responses.parquet").write_bytes(table)
+        second = run(root, engine.url)
+    assert second.reused == 0
+    registration = read_registration(root / "evaluation" / second.summary.run)
+    assert registration is not None and registration.seen == [first]
 
 
 def test_weights_that_were_trained_again_are_asked_again(root: Path) -> None:
