@@ -4,6 +4,7 @@ Entries lie together, each named after the content that it was made of. Together
 gigabytes (50): beyond that the ones that were not used for longest go, but none that was used within a day.
 """
 
+import math
 import os
 import shutil
 import time
@@ -52,6 +53,9 @@ def _limit() -> float:
     """Bytes."""
     told = os.environ.get(LIMIT) or str(USUAL_LIMIT)
     try:
-        return float(told) * 1e9
-    except ValueError as error:
-        raise MopoError(f"{LIMIT} is '{told}', expected gigabytes, for example {LIMIT}=50.") from error
+        limit = float(told) * 1e9
+    except ValueError:
+        limit = math.nan
+    if not limit >= 0:  # NaN as well, which would let everything go
+        raise MopoError(f"{LIMIT} is '{told}', expected gigabytes, for example {LIMIT}=50.")
+    return limit

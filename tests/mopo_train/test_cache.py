@@ -43,7 +43,10 @@ def test_what_was_used_within_a_day_stays(tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old but used", "young"]
 
 
-def test_a_limit_that_is_no_number_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(LIMIT, "many")
-    with pytest.raises(MopoError, match="MOPO_CACHE_GB is 'many', expected gigabytes"):
+@pytest.mark.parametrize("told", ["many", "nan", "-3"])
+def test_a_limit_that_is_no_size_is_told(told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = entry(tmp_path, "old", 9 * YOUNG)
+    monkeypatch.setenv(LIMIT, told)
+    with pytest.raises(MopoError, match=f"MOPO_CACHE_GB is '{told}', expected gigabytes"):
         tidy(tmp_path)
+    assert old.is_dir()
