@@ -6,6 +6,7 @@ data and model find them, whatever their floors and wherever they write.
 """
 
 import hashlib
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -224,6 +225,9 @@ def _known(path: Path, responses: int) -> FloatArray:
 
 def _keep(path: Path, known: FloatArray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, known)
-    partial.replace(path)
+    partial = path.with_suffix(f".{secrets.token_hex(8)}.partial.npy")  # of this process: others write the same
+    try:
+        np.save(partial, known)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

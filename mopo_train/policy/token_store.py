@@ -71,8 +71,9 @@ def stored_tokens(entry: Path, make: Callable[[], Tokens]) -> str:
         partial = Path(tempfile.mkdtemp(prefix="partial-", dir=entry.parent))
         try:
             _write(partial, make())
-            shutil.rmtree(entry, ignore_errors=True)
-            os.rename(partial, entry)
+            if not is_stored(entry):  # else another process was first, and reads its own by now
+                shutil.rmtree(entry, ignore_errors=True)
+                os.rename(partial, entry)
         except OSError:
             if not is_stored(entry):  # otherwise another process was first
                 raise

@@ -205,3 +205,20 @@ def test_stored_tokens_are_read_back_and_written_once(tmp_path: Path) -> None:
     (tmp_path / "entry" / "digest").unlink()  # by something that tidies up
     assert stored_tokens(tmp_path / "entry", make) != digest
     assert {path.name for path in tmp_path.iterdir()} == {"entry", "other"}
+
+
+def test_tokens_that_another_process_stored_meanwhile_stay_under_its_feet(tmp_path: Path) -> None:
+    entry, first = tmp_path / "entry", list[int]()
+    ids = [np.array([1, 2], dtype=np.int32)]
+
+    def quick() -> Tokens:
+        return Tokens(ids, lambda _: ids)
+
+    def slow() -> Tokens:
+        stored_tokens(entry, quick)  # the other one is done before this one
+        first.append((entry / "digest").stat().st_ino)
+        return quick()
+
+    stored_tokens(entry, slow)
+    assert (entry / "digest").stat().st_ino == first[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["entry"]

@@ -74,6 +74,23 @@ def test_reference_log_probabilities_are_computed_once(tmp_path: Path, capsys: p
     assert other.tolist() != every.tolist()
 
 
+def test_two_runs_keep_the_same_log_probabilities_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, save = Corpus(ROWS, np.array([row.length for row in ROWS]), "digest"), np.save
+
+    def scored() -> list[float]:
+        found = corpus_log_probabilities(tiny_llama(), corpus, [0, 1, 2], tmp_path, "model", title="reference")
+        return list(found.tolist())
+
+    def meanwhile(*given: Any) -> None:
+        monkeypatch.undo()
+        save(*given)
+        scored()
+
+    monkeypatch.setattr(np, "save", meanwhile)
+    assert scored() == scored()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6), st.integers(0, 6)), min_size=1), st.integers(2, 9))
 def test_every_pair_is_in_exactly_one_unit_and_every_unit_fits(pairs: list[tuple[int, int, int]], size: int) -> None:
     compared = np.array(sorted({(7 * p + min(a, b), 7 * p + max(a, b)) for p, a, b in pairs if a != b}))
