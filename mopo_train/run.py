@@ -6,6 +6,7 @@ methods.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -54,6 +55,7 @@ from mopo_train.policy.workspace import (
     check_shared,
     clear_finished,
     is_finished,
+    only_writer,
     open_workspace,
 )
 from mopo_train.preference_model.planning import fit_view, tell_cost
@@ -197,37 +199,43 @@ def run_family(
     need = check_room(config, out, model, execution, plans, corpus.lengths)
     base = load_model(model, processes=group().size if execution.shard else 1, precision=config.precision)
     # Last of what can fail: with ``force`` it deletes an earlier family.
-    from_leader(lambda: begin(out, record, force=force))
-    workspace = from_leader(lambda: open_workspace(out, model))
-    check_shared(workspace)
-    from_leader(lambda: write_plan(out, document))
-    needed = np.unique(np.concatenate([plan.responses() for plan in plans]))
-    if config.lag is not None:  # the dual is solved again with the shares of all responses
-        needed = np.arange(len(corpus.rows))
-    prompts = Prompts(corpus.rows, rates.starts)
-    speaker = Speaker(tokenizer, prompts, limit, config.seed)
+    with ExitStack() as held:
+        from_leader(lambda: held.enter_context(only_writer(out)))
+        from_leader(lambda: begin(out, record, force=force))
+        workspace = from_leader(lambda: open_workspace(out, model))
+        check_shared(workspace)
+        from_leader(lambda: write_plan(out, document))
+        needed = np.unique(np.concatenate([plan.responses() for plan in plans]))
+        if config.lag is not None:  # the dual is solved again with the shares of all responses
+            needed = np.arange(len(corpus.rows))
+        prompts = Prompts(corpus.rows, rates.starts)
+        speaker = Speaker(tokenizer, prompts, limit, config.seed)
 
-    def training(scored: Scored) -> Training:
-        return Training(config, formulation(config), workspace, rates, corpus, *scored, execution)
+        def training(scored: Scored) -> Training:
+            return Training(config, formulation(config), workspace, rates, corpus, *scored, execution)
 
-    fit = FitSettings(encoder=config.encoder)
-    setup = Setup(data, tokenizer, prompts, limit, config.on_policy_answers, fit) if config.on_policy_rounds else None
-    policies = [_planned(config, out, index, point, plans) for index, point in enumerate(points)]
-    key = record.model_fingerprint
-    if execution.cluster is None:
-        reference = corpus_log_probabilities(base, corpus, needed, cache_root(), key, title=REFERENCE)
-        own = speaker.own_samples(base, workspace.work, config.own_anchor) if config.own_anchor else None
-        base = _train_all(training(Scored(reference, own)), base, policies, setup)
-    else:
-        with hands(execution.cluster._replace(memory=need.total + PROCESS), workspace, key) as cluster:
-            scored = cluster.score(Scoring(cluster.site, corpus, needed, speaker, config.own_anchor, config.precision))
-            cluster.train(Job(cluster.site, training(scored), policies, speaker, config.kl_prompts))
-    members = trained(config, points) + from_leader(lambda: interpolated(config, out, points))
-    if config.kl_prompts:
-        adapters = {member.id: out / f"policies/{member.id}" for member in members}
-        measured = speaker.divergences(base, adapters, workspace.work, config.kl_prompts)
-        members = [member.model_copy(update={"generated_kl": measured[member.id]}) for member in members]
-    return from_leader(lambda: _finish(config, workspace, data, members))
+        fit = FitSettings(encoder=config.encoder)
+        setup = (
+            Setup(data, tokenizer, prompts, limit, config.on_policy_answers, fit) if config.on_policy_rounds else None
+        )
+        policies = [_planned(config, out, index, point, plans) for index, point in enumerate(points)]
+        key = record.model_fingerprint
+        if execution.cluster is None:
+            reference = corpus_log_probabilities(base, corpus, needed, cache_root(), key, title=REFERENCE)
+            own = speaker.own_samples(base, workspace.work, config.own_anchor) if config.own_anchor else None
+            base = _train_all(training(Scored(reference, own)), base, policies, setup)
+        else:
+            with hands(execution.cluster._replace(memory=need.total + PROCESS), workspace, key) as cluster:
+                scored = cluster.score(
+                    Scoring(cluster.site, corpus, needed, speaker, config.own_anchor, config.precision)
+                )
+                cluster.train(Job(cluster.site, training(scored), policies, speaker, config.kl_prompts))
+        members = trained(config, points) + from_leader(lambda: interpolated(config, out, points))
+        if config.kl_prompts:
+            adapters = {member.id: out / f"policies/{member.id}" for member in members}
+            measured = speaker.divergences(base, adapters, workspace.work, config.kl_prompts)
+            members = [member.model_copy(update={"generated_kl": measured[member.id]}) for member in members]
+        return from_leader(lambda: _finish(config, workspace, data, members))
 
 
 def _check_execution(config: RunConfig, execution: Execution) -> None:

@@ -43,6 +43,7 @@ from mopo_train.policy.workspace import (
     check_place,
     clear_finished,
     is_finished,
+    only_writer,
     open_workspace,
 )
 from mopo_train.preferences import PreferenceData, read_preferences
@@ -111,17 +112,17 @@ def train_baseline(
     tokenizer = load_tokenizer(model, add_template=find_model(model) is not None)
     corpus = encode_corpus(data, tokenizer, min(config.max_length, context_length(model)))
     check_baseline_room(config, out, model, [adapter.id for adapter in adapters], corpus.lengths)
-    begin(out, record, force=force)  # last of what can fail: with ``force`` it deletes an earlier family
-    run = _Run(
-        config, model, open_workspace(out, model), data, tokenizer, corpus, record.model_fingerprint, tuple(report_to)
-    )
-    _train_all(run, adapters)
-    members = _members(run, adapters)
-    if config.method == "soup":
-        _mix(run, adapters, members)
-    family = _describe(run, members)
-    write_family(out, family)
-    clear_finished(run.workspace)
+    with only_writer(out):
+        begin(out, record, force=force)  # last of what can fail: with ``force`` it deletes an earlier family
+        workspace = open_workspace(out, model)
+        run = _Run(config, model, workspace, data, tokenizer, corpus, record.model_fingerprint, tuple(report_to))
+        _train_all(run, adapters)
+        members = _members(run, adapters)
+        if config.method == "soup":
+            _mix(run, adapters, members)
+        family = _describe(run, members)
+        write_family(out, family)
+        clear_finished(run.workspace)
     return family
 
 

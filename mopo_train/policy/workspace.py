@@ -6,8 +6,10 @@ except log-probabilities of its policies.
 """
 
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,6 +116,31 @@ def is_finished(root: Path, record: RunRecord) -> bool:
             f"({'; '.join(changes)}). Repeat the command as it was, name another directory, or use --force."
         )
     return finished
+
+
+@contextmanager
+def only_writer(root: Path) -> Iterator[None]:
+    """Let no other process train in ``root``, made if need be, while the block runs, where the system can tell.
+
+    Raises FamilyError where one does.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FamilyError(f"another mopo-train is training in '{root}'; wait for it or stop it.") from error
+        except OSError:  # some network file systems hold no directories
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def begin(root: Path, record: RunRecord, *, force: bool) -> None:

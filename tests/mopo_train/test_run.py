@@ -23,7 +23,7 @@ from mopo_train.errors import DataError, FamilyError, FloorError, ModelError, Ro
 from mopo_train.extension import extend_family
 from mopo_train.family import PolicyFamily, read_family
 from mopo_train.policy import corpus, requirements
-from mopo_train.policy.workspace import RunRecord, begin, is_finished
+from mopo_train.policy.workspace import RunRecord, begin, is_finished, only_writer
 from mopo_train.reference import Example, ReferenceConfig, fit_reference
 from mopo_train.run import RunConfig, choose_points, run_family
 from mopo_train.winrates import from_rates
@@ -280,6 +280,17 @@ def test_a_run_does_not_continue_on_other_data_or_another_model(world: World, fi
     (out / "run.json").write_text(old.model_dump_json(), encoding="utf-8")
     with pytest.raises(FamilyError, match="family in training.*mopo-suite was 0.0.1, now"):
         world.train(out)
+
+
+def test_one_command_at_a_time_trains_a_family(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "family"
+    with only_writer(out):
+        with pytest.raises(FamilyError, match="another mopo-train is training in '.*family'; wait for it or stop it"):
+            world.train(out, CONFIG.model_copy(update={"steps": 1, "policies": 1}))
+        assert not list(out.iterdir())
+    world.train(out, CONFIG.model_copy(update={"steps": 1, "policies": 1}))  # free again
+    with only_writer(out):
+        pass
 
 
 def test_more_than_there_is_room_for_is_refused_before_anything_is_written(
