@@ -14,6 +14,9 @@ import click
 
 from mopo_train.errors import MopoError
 
+FULL_DISK = ("No space left on device", "PytorchStreamWriter failed", "unexpected pos")
+"""What safetensors and torch (the last two) say of it in errors that are no OSError."""
+
 
 class CommandGroup(click.Group):
     """A group that turns an error which a user can fix into its message and exit status 1."""
@@ -30,6 +33,11 @@ class CommandGroup(click.Group):
                 raise
             where = f"'{error.filename}': " if error.filename is not None else ""
             click.echo(f"{ctx.info_name}: {where}{(error.strerror or str(error)).lower()}", err=True)
+            ctx.exit(1)
+        except Exception as error:
+            if not any(words in str(error) for words in FULL_DISK):
+                raise
+            click.echo(f"{ctx.info_name}: no space left on device; make room and repeat the command", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo(f"{ctx.info_name}: interrupted; repeat the command to continue", err=True)

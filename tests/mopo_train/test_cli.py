@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from safetensors import SafetensorError
 
 from mopo_train.cli import main
 from mopo_train.console import CommandGroup
@@ -123,10 +124,18 @@ def test_a_reference_needs_texts_alone(unnamed: list[str], tmp_path: Path) -> No
     ("error", "told"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "tool: no space left on device\n"),
+        (
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "tool: no space left on device; make room and repeat the command\n",
+        ),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),  # torch.save
+            "tool: no space left on device; make room and repeat the command\n",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "there"), "tool: 'there': permission denied\n"),
     ],
 )
-def test_a_full_disk_and_a_forbidden_place_are_no_bugs(error: OSError, told: str) -> None:
+def test_a_full_disk_and_a_forbidden_place_are_no_bugs(error: Exception, told: str) -> None:
     @click.group(cls=CommandGroup, name="tool")
     def tool() -> None:
         pass
