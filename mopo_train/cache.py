@@ -6,9 +6,11 @@ gigabytes (50): beyond that the ones that were not used for longest go, but none
 
 import math
 import os
+import secrets
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mopo_train.errors import MopoError
@@ -30,6 +32,21 @@ def used(entry: Path) -> None:
     """Say that ``entry``, a file or directory, is used now."""
     with suppress(PermissionError):  # somebody else's
         os.utime(entry)
+
+
+@contextmanager
+def replacing(entry: Path) -> Iterator[Path]:
+    """A file beside ``entry`` to write, which takes its place, whole, when the block ends.
+
+    It is this block's alone: other processes may write the same entry.
+    """
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    partial = entry.with_suffix(f".{secrets.token_hex(8)}.partial{entry.suffix}")
+    try:
+        yield partial
+        partial.replace(entry)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def tidy(root: Path) -> None:

@@ -6,7 +6,6 @@ data and model find them, whatever their floors and wherever they write.
 """
 
 import hashlib
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mopo_train.cache import cache_root, tidy, used
+from mopo_train.cache import cache_root, replacing, tidy, used
 from mopo_train.console import ProgressLine, progress, say
 from mopo_train.errors import DataError
 from mopo_train.policy.distributed import from_leader, group, summed
@@ -224,10 +223,5 @@ def _known(path: Path, responses: int) -> FloatArray:
 
 
 def _keep(path: Path, known: FloatArray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{secrets.token_hex(8)}.partial.npy")  # of this process: others write the same
-    try:
+    with replacing(path) as partial:
         np.save(partial, known)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

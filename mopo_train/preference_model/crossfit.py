@@ -15,6 +15,7 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
+from mopo_train.cache import replacing
 from mopo_train.console import progress, say
 from mopo_train.policy.models import fingerprint
 from mopo_train.preference_model.calibration import best_temperature
@@ -168,15 +169,13 @@ def _network(entry: Path, index: int) -> Path:
 
 
 def _save_network(path: Path, network: PreferenceNetwork) -> None:
-    partial = path.with_suffix(".partial")
-    save_file({name: values.contiguous().cpu() for name, values in network.state_dict().items()}, partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file({name: values.contiguous().cpu() for name, values in network.state_dict().items()}, partial)
 
 
 def _save(path: Path, strengths: Strengths) -> None:
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **strengths._asdict())
-    partial.replace(path)
+    with replacing(path) as partial:
+        np.savez(partial, **strengths._asdict())
 
 
 def _load(path: Path) -> Strengths:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mopo_train.cache import LIMIT, YOUNG, tidy, used
+from mopo_train.cache import LIMIT, YOUNG, replacing, tidy, used
 from mopo_train.errors import MopoError
 
 
@@ -50,3 +50,15 @@ def test_a_limit_that_is_no_size_is_told(told: str, tmp_path: Path, monkeypatch:
     with pytest.raises(MopoError, match=f"MOPO_CACHE_GB is '{told}', expected gigabytes"):
         tidy(tmp_path)
     assert old.is_dir()
+
+
+def test_two_that_write_an_entry_at_once_do_not_take_each_others_file(tmp_path: Path) -> None:
+    with replacing(tmp_path / "entry.npy") as one:
+        one.write_text("one")
+        with replacing(tmp_path / "entry.npy") as other:
+            other.write_text("other")
+    assert (tmp_path / "entry.npy").read_text() == "one"
+    with pytest.raises(OSError, match="full"), replacing(tmp_path / "entry.npy") as partial:
+        partial.write_text("half")
+        raise OSError("full")
+    assert [path.name for path in tmp_path.iterdir()] == ["entry.npy"]
