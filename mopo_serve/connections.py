@@ -116,7 +116,8 @@ class GuardedProtocol(HttpToolsProtocol):
         full = self._most is not None and len(self.connections) > self._most
         self.app = crowded if full else self.config.loaded_app
         super().on_headers_complete()
-        self.cycle.transport = self._answers
+        if self.scope["method"] != "HEAD":  # there uvicorn writes no body that the head could wait for
+            self.cycle.transport = self._answers
 
     def on_message_complete(self) -> None:
         """Called by the parser."""

@@ -152,6 +152,16 @@ async def test_two_requests_in_one_piece_are_both_answered() -> None:
     assert answer.count(b"HTTP/1.1 200 OK") == 2
 
 
+@pytest.mark.parametrize("path", ["/healthz", CHAT])
+async def test_a_request_for_the_head_alone_is_answered_at_once_and_the_connection_goes_on(path: str) -> None:
+    async with served(StubEngine()) as (_, url), connected(url) as client:
+        await client.say(b"HEAD %b HTTP/1.1\r\nhost: x\r\n\r\n" % path.encode())
+        answer = await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), PATIENCE)
+        assert answer.startswith(b"HTTP/1.1 200" if path == "/healthz" else b"HTTP/1.1 405")
+        await client.say(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert (await client.rest()).startswith(b"HTTP/1.1 200")
+
+
 @pytest.mark.parametrize(
     "head_bytes",
     [
