@@ -16,6 +16,7 @@ from mopo_serve.openai_errors import unavailable
 HEAD_SECONDS = 10.0
 """From a connection, or the first byte of a request, to the end of the request's head."""
 HEAD_BYTES = 64 * 1024
+"""Of a head, and of what stands between two parts of a chunked body or after the last one (trailers)."""
 BODY_SECONDS = 60.0
 """From the end of the head to the end of the body; then the client is answered 408."""
 STALL_SECONDS = 60.0
@@ -64,7 +65,8 @@ class GuardedProtocol(HttpToolsProtocol):
     on_lost: Callable[[], None] | None = None
     """Called when the connection ends; set by whoever answers the request."""
     _in_head = _in_body = False
-    _head_bytes = 0
+    _framing = 0
+    """Bytes that came since the last one of a body: of a head, of chunks' frames, of trailers."""
     _arrival_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
 
@@ -90,11 +92,12 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop. What comes in one piece, as most requests do, needs no timer."""
+        self._framing += len(data)
         super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES:
-                self._answer(b"431 Request Header Fields Too Large", b"head_too_large", b"the head is too large")
+        if self._framing > HEAD_BYTES and self._in_head:
+            self._answer(b"431 Request Header Fields Too Large", b"head_too_large", b"the head is too large")
+        elif self._framing > HEAD_BYTES and self._in_body:
+            self.transport.abort()
         if (self._in_head or self._in_body) and self._arrival_timer is None:
             seconds = HEAD_SECONDS if self._in_head else BODY_SECONDS
             self._arrival_timer = self.loop.call_later(seconds, self._too_slow)
@@ -105,8 +108,18 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Called by the parser."""
-        self._in_head, self._head_bytes = True, 0
+        self._in_head = True
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser, for trailers too: nobody reads those, and they belong to no head."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser."""
+        self._framing = 0
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
@@ -121,7 +134,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
-        self._in_body = False
+        self._in_body, self._framing = False, 0
         self._arrived()
         super().on_message_complete()
 

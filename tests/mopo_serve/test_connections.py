@@ -109,6 +109,21 @@ async def test_a_head_without_end_is_refused_before_it_fills_the_memory() -> Non
         assert (await client.rest()).startswith(b"HTTP/1.1 431")
 
 
+@pytest.mark.parametrize("trailers", [b"x: a\r\n", b"a"])
+@pytest.mark.parametrize("path", [b"/nowhere", CHAT.encode()])
+async def test_trailers_without_end_are_cut_off_before_they_fill_the_memory(path: bytes, trailers: bytes) -> None:
+    engine = StubEngine()
+    async with served(engine) as (gateway, url), connected(url) as client:
+        await client.say(b"POST %b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: " % path)
+        sent = 0
+        with pytest.raises(ConnectionError):
+            while sent < 64 * HEAD_BYTES:
+                await client.say(trailers * 5000)
+                sent += len(trailers) * 5000
+        await until(lambda: gateway.in_flight == 0)
+    assert engine.asked == []
+
+
 async def test_a_client_that_never_reads_its_answer_is_let_go_and_the_engine_with_it() -> None:
     engine, kept = StubEngine(), Kept()
     engine.chunks = [event(0) * 20_000] * 40
