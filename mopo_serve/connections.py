@@ -4,6 +4,7 @@ uvicorn bounds idle connections by itself; not those that send a head byte by by
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ BODY_SECONDS = 60.0
 """From the end of the head to the end of the body; then the client is answered 408."""
 STALL_SECONDS = 60.0
 """How long a client may leave its answer unread while the gateway has more of it than fits into the buffers."""
+_UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 
 async def crowded(_: Scope, __: Receive, send: Send) -> None:
@@ -67,6 +69,8 @@ class GuardedProtocol(HttpToolsProtocol):
     _in_head = _in_body = False
     _framing = 0
     """Bytes that came since the last one of a body: of a head, of chunks' frames, of trailers."""
+    _deaf = False
+    """Nothing more is read: the parser has left HTTP/1.1, and what comes would pass for requests."""
     _arrival_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
 
@@ -92,6 +96,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop. What comes in one piece, as most requests do, needs no timer."""
+        if self._deaf:
+            return
+        if b"pgrade:" in data and not self._in_body:
+            data = _without_upgrade(data)
         self._framing += len(data)
         super().data_received(data)
         if self._framing > HEAD_BYTES and self._in_head:
@@ -131,6 +139,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.scope["method"] != "HEAD":  # there uvicorn writes no body that the head could wait for
             self.cycle.transport = self._answers
+        if self.parser.should_upgrade():  # in a head that came in pieces; a body would be lost
+            self.cycle.keep_alive, self._deaf = False, True
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
@@ -182,3 +192,12 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _abort(self) -> None:
         self.transport.abort()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """``data`` with no wish in its first head to go on in another protocol (h2c, websocket), which may be ignored.
+
+    RFC 9110, 7.8. The parser would stop there, before the body.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"", head) + end + rest

@@ -177,6 +177,35 @@ async def test_a_request_for_the_head_alone_is_answered_at_once_and_the_connecti
         assert (await client.rest()).startswith(b"HTTP/1.1 200")
 
 
+H2C = b"connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nhttp2-settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+"""What Java's HttpClient and curl's --http2 send by default to an address without TLS."""
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_a_client_that_would_rather_speak_http_2_is_answered_on_http_1(apart: bool) -> None:
+    engine = StubEngine()
+    async with served(engine) as (_, url), connected(url) as client:
+        request = head(len(ASK), H2C)
+        await client.say(request if apart else request + ASK)
+        if apart:
+            await client.say(ASK)
+        answer = await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), PATIENCE)
+        assert answer.startswith(b"HTTP/1.1 200")
+    assert [asked["messages"] for asked in engine.asked] == [MESSAGES]
+
+
+async def test_a_body_after_a_wish_in_pieces_for_another_protocol_is_no_request_of_its_own() -> None:
+    inner = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
+    async with served(StubEngine()) as (_, url), connected(url) as client:
+        wish = head(len(inner), H2C)
+        cut = wish.index(b"grade: h2c")
+        await client.say(wish[:cut])
+        await asyncio.to_thread(lambda: None)
+        await client.say(wish[cut:])
+        await client.say(inner)
+        assert (await client.rest()).count(b"HTTP/1.1 ") == 1
+
+
 @pytest.mark.parametrize(
     "head_bytes",
     [
