@@ -43,7 +43,7 @@ def _byte_at(handle: int, place: int) -> bytes:
 def read_journal(path: Path, model: type[Entry]) -> tuple[list[Entry], list[str]]:
     """The entries of ``path`` in order, and a sentence per line that is none; both empty where there is no file."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")  # names may hold other line ends
     except FileNotFoundError:
         return [], []
     except OSError as error:

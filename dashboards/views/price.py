@@ -1,5 +1,6 @@
 """The price of a floor: what the primary objective loses when a floor is raised, and how sure that is."""
 
+import math
 from operator import attrgetter
 
 import pandas as pd
@@ -63,7 +64,7 @@ def show_objective(view: FamilyView, name: str, steps: list[Step], drawn: tuple[
         st.html(markup.verdict(t("price.nobody"), "", feasible=False))
         return
     floors, primary = view.profiles.organisation.floors, view.family.primary
-    st.html(markup.verdict(told(steps, name, primary, t), t("price.ends", end=steps[-1].end), feasible=True))
+    st.html(markup.verdict(told(steps, name, primary, t), t("price.ends", end=_held(steps[-1].end)), feasible=True))
     left, right = st.columns([1, 1.1], gap="large")
     with left:
         axes = t("price.floor_axis", name=t.objective(name)), t("price.primary_axis", primary=t.objective(primary))
@@ -83,13 +84,18 @@ def told(steps: list[Step], name: str, primary: str, t: Catalogue) -> str:
     first, worst = steps[0], dearest(steps)
     if worst is None:
         facts = {"policy": steps[-1].policy, "primary": t.objective(primary)}
-        return t("price.never_free", name=t.objective(name), end=steps[-1].end, **facts)
-    parts = {"begin": worst.begin, "end": worst.end, "price": worst.price, "primary": t.objective(primary)}
+        return t("price.never_free", name=t.objective(name), end=_held(steps[-1].end), **facts)
+    parts = {
+        "begin": _held(worst.begin),
+        "end": _held(worst.end),
+        "price": worst.price,
+        "primary": t.objective(primary),
+    }
     sentence = t("price.dearest", **parts)
     if worst.price_interval:
         low, high = worst.price_interval
         sentence = t("price.dearest_interval", interval=t.interval(low, high, ".4f"), **parts)
-    return f"{t('price.free', name=t.objective(name), end=first.end)} {sentence}"
+    return f"{t('price.free', name=t.objective(name), end=_held(first.end))} {sentence}"
 
 
 def show_table(steps: list[Step], name: str, floors: Floors, confidence: float) -> None:
@@ -109,8 +115,13 @@ def show_table(steps: list[Step], name: str, floors: Floors, confidence: float) 
     shared.download(frame, f"price-{name}")
 
 
+def _held(bound: float) -> float:
+    """The largest floor, in the hundredths that are shown, that ``bound`` holds: rounded up, it would not."""
+    return math.floor(100 * bound + 1e-9) / 100
+
+
 def _row(step: Step, confidence: float, t: Catalogue) -> list[Cell]:
-    floors = f"{step.begin:.2f} – {step.end:.2f}"
+    floors = f"{_held(step.begin):.2f} – {_held(step.end):.2f}"
     if step.drop <= 0:
         return [
             Cell(floors),

@@ -85,7 +85,10 @@ def show_signoffs(found: list[Standing], name: str, t: Catalogue) -> None:
 
 
 def sign(view: FamilyView, agreed: Agreed, profiles: ProfileFile, name: str, t: Catalogue) -> None:
-    """A form to sign one profile."""
+    """A form to sign one profile. What changed since the form was drawn is shown first, and signed next time."""
+    now_shown = (name, agreed.evidence, profile_sha256(profiles, name))
+    seen = st.session_state.get("sign-seen", now_shown)
+    st.session_state["sign-seen"] = now_shown
     with st.form("sign", clear_on_submit=True):
         left, middle, right = st.columns([1, 1, 2])
         who = shared.ask_name(left, key="sign-name")
@@ -96,6 +99,9 @@ def sign(view: FamilyView, agreed: Agreed, profiles: ProfileFile, name: str, t: 
         if st.form_submit_button(t("profiles.sign", name=name), icon=":material/draw:"):
             if not who.strip():
                 st.error(t("answers.name_needed"))
+                return
+            if seen != now_shown:
+                st.error(t("profiles.changed_meanwhile"))
                 return
             entry = SignOff(
                 time=now(),

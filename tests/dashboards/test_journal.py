@@ -51,3 +51,10 @@ def _add(path: Path) -> None:
 def test_an_entry_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one line"):
         append(tmp_path / "notes.jsonl", "a\nb")
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c"])
+def test_line_ends_of_other_kinds_stand_in_an_entry(tmp_path: Path, end: str) -> None:
+    path, note = tmp_path / "notes.jsonl", Note(text=f"one{end}two")
+    append(path, note.model_dump_json())
+    assert read_journal(path, Note) == ([note], [])

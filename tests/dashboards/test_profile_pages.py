@@ -45,6 +45,22 @@ def downloads(app: AppTest) -> list[str]:
     return [element.proto.label for element in app.get("download_button")]
 
 
+def test_nobody_signs_what_changed_after_it_was_shown(root: Path) -> None:
+    app = tab(opened(PAGE), "sign")
+    app.selectbox(key="sign-profile-0").select("careful").run()
+    card = root / "scorecards" / "policy-02.json"
+    content = json.loads(card.read_text(encoding="utf-8"))
+    content["objectives"]["safety"]["mean"] = 0.94
+    card.write_text(json.dumps(content), encoding="utf-8")
+    app.text_input(key="sign-name").input("Aiko")
+    submit(app, "sign")
+    assert "changed while the page was open" in app.error[0].value
+    assert read_signoffs(root)[0] == []
+    app.text_input(key="sign-name").input("Aiko")
+    submit(app, "sign")
+    assert [entry.name for entry in read_signoffs(root)[0]] == ["Aiko"]
+
+
 def test_a_draft_shows_its_policy_margins_changes_and_certificate(root: Path) -> None:
     app = opened(PAGE)
     app.selectbox(key="draft-name-0").select("balanced").run()
