@@ -4,12 +4,14 @@
 
 First the engine is asked with 1, 2, 4, ... requests in flight: that is the throughput which the simulation is fed with.
 Then requests come at random at ``--load`` of the most that it did, and the times that clients saw are held against the
-simulation of one replica. Both are repeated in turn, so that a machine which becomes slower meanwhile shows; run it
-alone, or without FAMILY: then a paced engine decodes by the clock (``benchmarks/paced.py``).
-Lengths of answers are drawn from ``--tokens`` and below.
+simulation of one replica. Both are repeated in turn; a round's throughput is the mean of what was measured before and
+after its requests, and both are said, so that a machine which becomes slower meanwhile shows. The client keeps one core
+to itself and the engine has the others (Linux). Run it alone, or without FAMILY: then a paced engine decodes by the
+clock (``benchmarks/paced.py``). Lengths of answers are drawn from ``--tokens`` and below.
 """
 
 import asyncio
+import os
 import statistics
 import tempfile
 import time
@@ -81,6 +83,13 @@ class Asking:
         await asyncio.gather(*map(caller, range(in_flight)))
         return tokens / WINDOW_SECONDS
 
+    async def curve(self) -> FloatArray:
+        """Tokens per second at each number in flight, which is said, too."""
+        found = [await self.closed(number) for number in IN_FLIGHT]
+        told = ", ".join(f"{at}: {each:.0f}" for at, each in zip(IN_FLIGHT, found, strict=True))
+        say(f"tokens/s by requests in flight {told}")
+        return np.array(found)
+
     async def open(self, rate: float, requests: int) -> list[Answered]:
         """Answers to requests that come at random, ``rate`` a second, whether others are done or not.
 
@@ -110,24 +119,26 @@ class Trial(NamedTuple):
 
 async def run(url: str, policies: list[str], further: dict[str, bool], slots: int, trial: Trial) -> None:
     """Measure in turn, and print measured against predicted times."""
-    curves, answers, rates = list[list[float]](), list[list[Answered]](), list[float]()
+    curves, answers, rates = list[FloatArray](), list[list[Answered]](), list[float]()
     unbounded = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=600, trust_env=False, limits=unbounded) as client:
         asking = Asking(client, policies, trial.longest, further)
         await asking.closed(max(IN_FLIGHT))  # warm up
+        after = await asking.curve()
         for turn in range(trial.rounds):
-            curves.append([await asking.closed(number) for number in IN_FLIGHT])
-            rate = trial.load * max(curves[-1]) / ((SHORTEST + trial.longest) / 2)
-            found = ", ".join(f"{at}: {each:.0f}" for at, each in zip(IN_FLIGHT, curves[-1], strict=True))
-            say(f"round {turn + 1}: tokens/s by requests in flight {found}; then {rate:.2f} requests/s")
+            before = after
+            rate = trial.load * float(before.max()) / ((SHORTEST + trial.longest) / 2)
+            say(f"round {turn + 1}: {rate:.2f} requests/s")
             answers.append(await asking.open(rate, trial.requests))
             rates.append(rate)
+            after = await asking.curve()
+            curves.append((before + after) / 2)
     lengths = [np.array([each.tokens for each in found], dtype=float) for found in answers]
     rows = []
     for quantile in QUANTILES:
         seen = [float(np.quantile([each.seconds for each in found], quantile)) for found in answers]
         told = [
-            predicted(rate, tokens, Throughput(IN_FLIGHT, tuple(curve)), quantile, slots).seconds
+            predicted(rate, tokens, Throughput(IN_FLIGHT, tuple(curve.tolist())), quantile, slots).seconds
             for rate, tokens, curve in zip(rates, lengths, curves, strict=True)
         ]
         ratios = [one / other for one, other in zip(told, seen, strict=True)]
@@ -153,8 +164,13 @@ def main(family: Path | None, engine: str, load: float, requests: int, longest: 
         return
     known = read_family(family)
     with tempfile.TemporaryDirectory() as directory:
+        *engines, client = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else [0]
+        if engines:
+            os.sched_setaffinity(0, engines)  # what is started now keeps to them
         with open_engine(engine, family, known, log=Path(directory) / "engine.log") as opened:
             policies = [policy.id for policy in known.policies]
+            if engines:
+                os.sched_setaffinity(0, {client})
             further = {"ignore_eos": True} if opened.kind == "vllm" else {}
             asyncio.run(run(opened.url, policies, further, SLOTS, trial))
 
