@@ -1,6 +1,7 @@
 """The routes of an administrator: go live with what is on disk, and stage, promote or roll back a new version."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,9 @@ from mopo_serve.releases import Releases
 from mopo_serve.requests import parse_body, validated
 from mopo_train.errors import MopoError
 
+POLL_SECONDS = 0.5
+"""Between two looks whether the last request of an old version is done."""
+log = logging.getLogger("mopo_serve")
 Compare = Callable[[str], Awaitable[dict[str, Any]]]
 """What users said of the version with a fingerprint."""
 
@@ -46,7 +50,7 @@ class Admin:
         self._deployment, self._pool, self._access = deployment, pool, access
         self._releases, self._metrics = releases, metrics
         self._changing = asyncio.Lock()
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[asyncio.Task[None], Version] = {}
         self.feedback: Compare | None = None
 
     def routes(self) -> list[Route]:
@@ -92,6 +96,7 @@ class Admin:
             candidate = self._staged()
             told = await self._compared()
             self._deployment.unstage()
+            self._releases.promote(candidate)
             self._retire(self._deployment.replace(candidate))
             self._show_shares()
         return JSONResponse({"promoted": candidate.fingerprint, "compared": told})
@@ -127,11 +132,19 @@ class Admin:
         await asyncio.gather(*self._retiring, return_exceptions=True)
 
     def _retire(self, old: Version) -> None:
+        """Have the engines forget what only ``old`` needs, when its last request is done."""
         old.retired = True
-        retiring = self._releases.retire(self._pool, old, self._deployment.live)
-        task = asyncio.get_running_loop().create_task(retiring)
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        task = asyncio.get_running_loop().create_task(self._clear_away(old))
+        self._retiring[task] = old
+        task.add_done_callback(self._retiring.pop)
+
+    async def _clear_away(self, old: Version) -> None:
+        while old.in_flight:
+            await asyncio.sleep(POLL_SECONDS)
+        async with self._changing:
+            others = [version for version in self._retiring.values() if version.in_flight]
+            for error in await self._releases.unload(self._pool, [*self._deployment.live, *others]):
+                log.warning("an adapter that nobody needs stays loaded: %s", error)
 
     def _show_shares(self) -> None:
         deployment = self._deployment

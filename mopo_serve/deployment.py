@@ -8,6 +8,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mopo_eval.mixture import unit_interval
@@ -27,6 +28,10 @@ class Version:
     """What engines call a policy, where that is not its id."""
     fingerprint: str = ""
     """The family's identity and a digest of scores and profiles."""
+    root: Path | None = None
+    """Directory of the family, where it can be read again."""
+    profiles: Path | None = None
+    """File of its profiles; None: the family's own."""
     in_flight: int = 0
     retired: bool = False
     """True once no new request can get it."""

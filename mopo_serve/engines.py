@@ -10,10 +10,11 @@ import logging
 import math
 import time
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from mopo_serve.openai_errors import ApiError, unavailable
 from mopo_serve.upstream import Upstream
+from mopo_train.errors import MopoError
 
 SLACK = 4
 """Requests that the replica with the cached prefix may have more than the least busy one."""
@@ -42,6 +43,9 @@ class Replica:
         self._trying = False
         self._sick_since: float | None = None
         """When a health check failed, and all since then."""
+        self.returned: Callable[[Replica], Awaitable[None]] | None = None
+        """Is called when it is healthy after failures: it may be another process, without what was loaded at run time.
+        Raises MopoError."""
 
     @property
     def available(self) -> bool:
@@ -99,6 +103,11 @@ class Replica:
     async def check(self) -> None:
         """Ask for its health. One that hangs for long loses its connections, so that waiting requests go elsewhere."""
         well = await self.upstream.healthy()
+        if well and self.returned is not None and (self._pauses or self._sick_since is not None):
+            try:
+                await self.returned(self)
+            except MopoError as error:
+                log.warning("engine %s lacks an adapter: %s", self.name, error)
         if not well:
             self._judge(False)
             self._sick_since = self._clock() if self._sick_since is None else self._sick_since

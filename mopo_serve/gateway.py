@@ -76,6 +76,8 @@ class Gateway:
         self.admin: Admin | None = None
         if extras.releases is not None:
             self.admin = Admin(deployment, pool, self.access, extras.releases, self.metrics)
+            for replica in pool.replicas:
+                replica.returned = extras.releases.complete
         self._limits = limits
         self._small = self._small_routes(extras)
 

@@ -5,7 +5,7 @@ An engine's model names are the policy ids of the family; ``reference`` is the b
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,8 @@ class Engine:
     restart changes it."""
     restart: Callable[[], None] | None = field(default=None, compare=False)
     """Starts it again at its address after its death (`process.RunningEngine`); None if somebody else started it."""
+    models: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """What one that somebody else started lists, and where it is from, as far as it says."""
 
 
 @contextmanager
@@ -135,7 +137,7 @@ def _attach(choice: str, family: PolicyFamily, key: str | None) -> Engine:
             f"{', '.join(sorted(served)) or 'nothing'}. "
             "Start it with every policy of the family as an adapter under its id, and the base model as 'reference'."
         )
-    return Engine(url, "attached", None)
+    return Engine(url, "attached", None, models=served)
 
 
 def _checked_base(root: Path, family: PolicyFamily) -> str:

@@ -199,21 +199,21 @@ def _wait_until_healthy(launch: Launch, process: "subprocess.Popen[bytes]", port
 def _serves(client: httpx.Client, models: frozenset[str]) -> bool:
     """True if the server is healthy and lists ``models``; a stranger on the port does not."""
     try:
-        return client.get("/health").status_code == 200 and models <= served_models(client)
+        return client.get("/health").status_code == 200 and models <= served_models(client).keys()
     except (httpx.HTTPError, ValueError):
         return False
 
 
-def served_models(client: httpx.Client) -> set[str]:
-    """Model names that the server behind ``client`` lists.
+def served_models(client: httpx.Client) -> dict[str, str]:
+    """Model names that the server behind ``client`` lists, each with its ``root``: where vLLM has it from.
 
     Raises httpx.HTTPError, or ValueError for an answer that does not have OpenAI's form.
     """
     answer = client.get("/v1/models")
     answer.raise_for_status()
     try:
-        return {str(model["id"]) for model in answer.json()["data"]}
-    except (KeyError, TypeError) as error:
+        return {str(model["id"]): str(model.get("root", "")) for model in answer.json()["data"]}
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError("the answer to /v1/models does not have OpenAI's form") from error
 
 

@@ -69,27 +69,37 @@ class StubEngine:
             raw += message["body"]
             if not message["more_body"]:
                 break
+        if scope["path"] == "/v1/models":
+            listed = [{"id": name, "root": path} for name, path in self.adapters.items()]
+            await self._answer(send, 200, json.dumps({"data": listed}).encode())
+            return
         body = json.loads(raw)
-        if scope["path"].endswith("load_lora_adapter") and not self.loads:
-            await self._answer(send, 404, b"no such route")
-            return
-        if scope["path"] == "/v1/load_lora_adapter":
-            self.adapters[body["lora_name"]] = body["lora_path"]
-            await self._answer(send, 200, b"loaded")
-            return
-        if scope["path"] == "/v1/unload_lora_adapter":
-            known = self.adapters.pop(body["lora_name"], None)
-            await self._answer(send, 404 if known is None else 200, b"unloaded")
+        if scope["path"].endswith("load_lora_adapter"):
+            await self._answer(send, *self._adapter(scope["path"], body))
             return
         self.asked.append(body)
         self.headers_seen.append({name.decode(): value.decode() for name, value in scope["headers"]})
         self.reached.set()
-        if self.silent:
+        if "@" in str(body.get("model")) and body["model"] not in self.adapters:
+            await self._answer(send, 404, b"does not exist")
+        elif self.silent:
             await self._wait_until_left(receive)
         elif body.get("stream"):
             await self._stream(receive, send)
         else:
             await self._answer(send, self.status, self.body)
+
+    def _adapter(self, path: str, body: dict[str, str]) -> tuple[int, bytes]:
+        """Load or unload one as vLLM does; gives status and body."""
+        name = body["lora_name"]
+        if not self.loads:
+            return 404, b"no such route"
+        if path.startswith("/v1/unload"):
+            return (200, b"unloaded") if self.adapters.pop(name, None) else (404, b"cannot be found")
+        if name in self.adapters:
+            return 400, b"has already been loaded"
+        self.adapters[name] = body["lora_path"]
+        return 200, b"loaded"
 
     async def _answer(self, send: Send, status: int, body: bytes) -> None:
         headers = [*self.headers, (b"content-length", str(len(body)).encode())]
