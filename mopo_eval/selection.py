@@ -167,13 +167,15 @@ def select(
     binding: Floors | None = None,
     requested: Floors | None = None,
     suspended: Collection[str] = (),
+    kept: Floors | None = None,
 ) -> Selection:
     """The policy that serves ``profile``, of the family whose ``cards`` are given by policy id (None: not measured).
 
     Among the policies that hold every effective floor the greatest mean on the primary wins, ties by id; a
     ``mixture`` may do better, holding the floors on average. ``binding`` are the organisation's and the key's floors,
     which every fallback and every component of a mixture must hold too; ``requested`` are floors stated in the
-    request; ``suspended`` policies serve nobody. Where no policy holds every floor, ``profile.on_infeasible`` decides.
+    request; ``suspended`` policies serve nobody. Where no policy holds every floor, ``profile.on_infeasible`` decides,
+    among the policies that also hold the floors ``kept``.
     """
     binding = binding or {}
     floors = effective_floors(binding, profile.floors, requested or {})
@@ -199,7 +201,7 @@ def select(
         if floors and len(meeting) == 1:
             reason = f"{best.id} is the only policy that holds every floor; {profile.primary} {best.primary:.3f}"
         return Selection(best.id, True, floors, table, nearest, reason + _set_aside(table))
-    policy, outcome = _fallback(profile, allowed)
+    policy, outcome = _fallback(profile, [row for row in allowed if holds(cards[row.id], kept or {})], kept)
     if closest:
         cause = _shortfall(closest, floors) + _set_aside(table)
     elif measured:
@@ -238,18 +240,21 @@ def _set_aside(table: list[PolicyMargins]) -> str:
     return f" (suspended: {', '.join(names)})" if names else ""
 
 
-def _fallback(profile: ThresholdProfile, allowed: list[PolicyMargins]) -> tuple[str | None, str]:
-    """What ``profile.on_infeasible`` makes of the policies that hold the organisation's and the key's floors."""
+def _fallback(profile: ThresholdProfile, allowed: list[PolicyMargins], kept: Floors | None) -> tuple[str | None, str]:
+    """What ``profile.on_infeasible`` makes of the policies that hold every floor that a fallback must hold."""
+    whose = (
+        "the organisation's, the key's and the profile's floors" if kept else "the organisation's and the key's floors"
+    )
     if profile.on_infeasible == "reject":
         return None, "so nothing is served (on_infeasible: reject)"
     if profile.on_infeasible == "closest":
         best = min((row for row in allowed if row.worst > float("-inf")), key=_distance, default=None)
         if best is None:
-            return None, "no measured policy holds the organisation's and the key's floors"
+            return None, f"no measured policy holds {whose}"
         return best.id, f"serving the closest policy that is allowed, {best.id}"
     if profile.on_infeasible in {row.id for row in allowed}:
         return profile.on_infeasible, f"serving the fallback {profile.on_infeasible}"
-    return None, f"the fallback {profile.on_infeasible} does not hold the organisation's and the key's floors"
+    return None, f"the fallback {profile.on_infeasible} does not hold {whose}"
 
 
 def _distance(row: PolicyMargins) -> tuple[float, float, str]:

@@ -60,6 +60,8 @@ class Question(NamedTuple):
     requested: Floors
     layers: dict[str, Floors]
     """Floors by who asks for them."""
+    kept: Floors = {}
+    """Floors that fallbacks hold too, but not every component of a mixture."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,9 @@ class Routing:
         name = self.profile_of(model, caller)
         label = name or "-"
         if requested is None:
-            selection = self._plan(name, _frozen(caller.key.floors if caller.key else None), self._assigned(caller))
+            key = caller.key
+            confined = key is not None and key.profiles is not None
+            selection = self._plan(name, _frozen(key.floors if key else None), confined, self._assigned(caller))
         elif (requested.selection or (self.profiles[name].selection if name else "single")) == "mixture":
             key = caller.key
             _check_fallback(requested, key)
@@ -178,8 +182,9 @@ class Routing:
     ) -> Question:
         """What ``caller`` asks for with the profile called ``name`` (None: no profile). Raises ApiError (400).
 
-        A key that is confined to profiles cannot leave their floors by asking for another way to hold them: where it
-        changes ``selection`` or ``on_infeasible``, they become binding.
+        A key that is confined to profiles cannot leave their floors. Where it asks for another ``selection`` or
+        ``on_infeasible``, they become binding; where its request or user asks for so much more that the profile's
+        fallback is to serve, that keeps them.
         """
         key = caller.key
         _check_fallback(requested, key)
@@ -198,10 +203,13 @@ class Routing:
         base, layers = self._profile(name), self._layers(name, requested, key_floors, assigned)
         own = layers["user"]
         binding = effective_floors(self.organisation, key_floors) if key_floors else self.organisation
+        usual = effective_floors(binding, base.floors)
+        asks_more = confined and effective_floors(usual, own, requested.floors) != usual
+        kept = base.floors if asks_more else {}
         if own:
             base = base.model_copy(update={"floors": effective_floors(base.floors, own)})
         if requested is NOTHING_ASKED:
-            return Question(name, base, binding, {}, layers)
+            return Question(name, base, binding, {}, layers, kept)
         changes = {
             field: value
             for field in ("primary", "selection", "on_infeasible")
@@ -211,7 +219,7 @@ class Routing:
         if confined and changes.keys() - {"primary"}:
             binding = effective_floors(binding, base.floors)
         profile = base.model_copy(update=changes) if changes else base
-        return Question(name, profile, binding, requested.floors, layers)
+        return Question(name, profile, binding, requested.floors, layers, kept)
 
     def _profile(self, name: str | None) -> ThresholdProfile:
         """The profile called ``name``; for None one without floors on the family's primary."""
@@ -237,7 +245,7 @@ class Routing:
     def answer(self, question: Question) -> Selection:
         """Which policy ``question`` gets, with everything that a person may want to know about it."""
         suspended = self.suspended.get(question.name or "", frozenset())
-        return select(question.profile, self.cards, question.binding, question.requested, suspended)
+        return select(question.profile, self.cards, question.binding, question.requested, suspended, kept=question.kept)
 
     def select(
         self, name: str | None, requested: RequestedProfile | None = None, caller: Caller = ANYBODY
@@ -280,12 +288,9 @@ class Routing:
             return self.users[caller.user]
         return self.users.get(caller.key.name) if caller.key is not None else None
 
-    def _planned(self, name: str | None, key_floors: FrozenFloors, assigned: str | None) -> Selection:
+    def _planned(self, name: str | None, key_floors: FrozenFloors, confined: bool, assigned: str | None) -> Selection:
         """The selection of a request that adds nothing itself."""
-        base = self._profile(name)
-        if assigned is not None and assigned != name:
-            base = base.model_copy(update={"floors": effective_floors(base.floors, self.profiles[assigned].floors)})
-        return self.answer(Question(name, base, effective_floors(self.organisation, dict(key_floors)), {}, {}))
+        return self.answer(self._question(name, NOTHING_ASKED, dict(key_floors), confined, assigned))
 
     def _mixed(  # noqa: PLR0913 - everything that it depends on, as what can be remembered
         self,

@@ -25,9 +25,12 @@ PROFILES = ProfileFile(
         "mixed": ThresholdProfile(primary="helpfulness", floors={"safety": 0.80}, selection="mixture"),
         "near": ThresholdProfile(primary="helpfulness", floors={"safety": 0.99}, on_infeasible="closest"),
         "named": ThresholdProfile(primary="helpfulness", floors={"safety": 0.99}, on_infeasible="policy-00"),
+        "soft": ThresholdProfile(primary="helpfulness", floors={"safety": 0.80}, on_infeasible="closest"),
+        "back": ThresholdProfile(primary="helpfulness", floors={"safety": 0.80}, on_infeasible="policy-00"),
+        "able": ThresholdProfile(primary="helpfulness", floors={"helpfulness": 0.75}),
     },
     organisation=Organisation(floors={"safety": 0.50}),
-    users={"alice": "careful", "robot": "balanced"},
+    users={"alice": "careful", "robot": "balanced", "able": "able"},
 )
 
 
@@ -133,6 +136,19 @@ async def test_a_confined_key_cannot_leave_its_profiles_floor_by_asking_otherwis
                 assert policy == "403"
             else:
                 assert policy in ("policy-02", "policy-03", "422")
+
+
+@pytest.mark.parametrize("profile", ["soft", "back"])
+@pytest.mark.parametrize("more", [{"objective_profile": {"floors": {"helpfulness": 0.79}}}, {"user": "able"}])
+async def test_a_confined_key_cannot_leave_its_profiles_floor_by_asking_for_more(
+    profile: str, more: dict[str, Any]
+) -> None:
+    async with confined(profile, "near") as caller:
+        assert await caller.policy(f"mopo/{profile}") == "policy-02"
+        assert await caller.policy(f"mopo/{profile}", **more) == ("policy-02" if profile == "soft" else "422")
+        assert await caller.policy("mopo/near", objective_profile={"floors": {"safety": 0.9}}) == "policy-02"  # no more
+    async with keyed() as caller:  # one that may ask without any profile may as well ask so
+        assert await caller.policy(f"mopo/{profile}", **more) == ("policy-01" if profile == "soft" else "policy-00")
 
 
 @pytest.mark.parametrize(
