@@ -33,6 +33,8 @@ class Exchange:
     status: int = CLIENT_LEFT
     first_token: float | None = None
     tokens: Tokens = Tokens()
+    events: int = 0
+    """Of a stream, as far as it came."""
     prompt: bytes = b""
     answer: list[bytes] = field(default_factory=list)
     """Its bytes, where they are kept."""
@@ -45,6 +47,17 @@ class Exchange:
         """Keep ``data`` of the answer, if that is switched on."""
         if self.keeps_text and sum(map(len, self.answer)) < KEPT_TEXT:
             self.answer.append(data)
+
+    @property
+    def used(self) -> int:
+        """Tokens that count against the key's limit.
+
+        What the engine counted or, where a client did not stay for that, at least as many: one for each event that
+        came, and for four bytes of the prompt.
+        """
+        if self.tokens.total or self.engine == NOBODY:
+            return self.tokens.total
+        return self.events + (len(self.prompt) // 4 if self.events or self.status == CLIENT_LEFT else 0)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """What every answer says of itself."""

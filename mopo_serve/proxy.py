@@ -72,7 +72,7 @@ class CompletionEndpoint:
         finally:
             self.in_flight -= 1
             if use is not None:
-                use.finish(exchange.tokens.total, time.monotonic())
+                use.finish(exchange.used, time.monotonic())
             self._record(exchange)
 
     def _enter(self, scope: Scope, exchange: Exchange) -> KeyUse | None:
@@ -219,7 +219,7 @@ class _Reply:
             if not last:
                 await self._part(events.rest(), answer, last=True)
         finally:
-            exchange.tokens = events.tokens
+            exchange.tokens, exchange.events = events.tokens, events.events
         exchange.status = 200
 
     async def _part(self, data: bytes, answer: Connection, *, last: bool) -> None:

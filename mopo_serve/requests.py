@@ -143,17 +143,18 @@ def engine_request(body: dict[str, Any]) -> EngineRequest:
     """What an engine gets of ``body``, which is used up. Raises ApiError (400).
 
     A stream is asked to count its tokens: without that nobody could limit or bill them. The count is taken out of the
-    stream again (``usage``) where the client did not ask for it.
+    stream again (``usage``) where the client did not ask for it. An engine may read 1 or "yes" as true: here nothing
+    but true and false is taken, so that both mean the same.
     """
     for name in (*WITHHELD, "model"):
         body.pop(name, None)
-    stream = body.get("stream") is True
+    stream = _switch(body, "stream")
     hides = False
     if stream:
         options = body.get("stream_options")
         if options is None:
             body["stream_options"], hides = {"include_usage": True}, True
-        elif isinstance(options, dict) and not options.get("include_usage"):
+        elif isinstance(options, dict) and not _switch(options, "include_usage", "stream_options."):
             body["stream_options"], hides = options | {"include_usage": True}, True
     prompt = b""
     parts = []
@@ -164,6 +165,14 @@ def engine_request(body: dict[str, Any]) -> EngineRequest:
     rest = encode(body)
     after = b"".join(parts) + (b"," + rest[1:] if body else b"}")
     return EngineRequest(b'{"model":', after, prompt, stream, hides)
+
+
+def _switch(values: dict[str, Any], name: str, place: str = "") -> bool:
+    """``values[name]``, false where it is absent or null. Raises ApiError (400)."""
+    value = values.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise malformed(f"'{place}{name}' must be true or false, not {_kind(value)}", f"{place}{name}")
+    return bool(value)
 
 
 def encode(value: Any, place: str = "") -> bytes:

@@ -35,11 +35,14 @@ class EventStream:
 
     def __init__(self, *, hides_usage: bool) -> None:
         self.tokens = Tokens()
+        self.events = 0
+        """Whole ones so far: of text, a token each or more."""
         self._hides = hides_usage
         self._held = b""
 
     def feed(self, data: bytes) -> bytes:
         """What of ``data``, and of earlier unfinished events, goes to the client now."""
+        self.events += data.count(b"\n\n")
         if not self._hides:
             self._watch(data)
             return data

@@ -9,8 +9,10 @@ import httpx
 import pytest
 
 from mopo_serve import connections
+from mopo_serve.access import Access
 from mopo_serve.connections import HEAD_BYTES, GuardedProtocol, HeadWithBody
-from mopo_serve.gateway import Gateway
+from mopo_serve.gateway import Extras, Gateway
+from mopo_serve.keys import KeyRing, make_key
 from mopo_serve.settings import connection_limit
 from tests.mopo_serve.stub import CHAT, MESSAGES, Kept, StubEngine, event, gateway_before, listening, until
 
@@ -47,10 +49,10 @@ class Raw:
 
 @asynccontextmanager
 async def served(
-    engine: StubEngine, kept: Kept | None = None, connections: int | None = None
+    engine: StubEngine, kept: Kept | None = None, connections: int | None = None, access: Access | None = None
 ) -> AsyncIterator[tuple[Gateway, str]]:
     """A gateway before ``engine`` as the command serves it, and its URL."""
-    async with listening(engine) as url, gateway_before(url, kept=kept) as gateway:
+    async with listening(engine) as url, gateway_before(url, kept=kept, extras=Extras(access=access)) as gateway:
         async with listening(gateway, http=GuardedProtocol, limit_concurrency=connections) as own:
             yield gateway, own
 
@@ -146,6 +148,21 @@ async def test_a_client_that_hangs_up_ends_the_engines_request_at_once(body: byt
         await asyncio.wait_for(engine.left.wait(), PATIENCE)
         await until(lambda: gateway.in_flight == 0)
     assert [each.status for each in kept.decisions] == [499]
+
+
+async def test_hanging_up_before_the_count_comes_saves_no_tokens() -> None:
+    engine = StubEngine()
+    engine.chunks, engine.endless = [event(number) for number in range(60)], True
+    key, text = make_key("app", "now", tokens_per_minute=50)
+    bearer = b"authorization: Bearer %b\r\n" % text.encode()
+    async with served(engine, access=Access(KeyRing([key]))) as (gateway, url):
+        async with connected(url) as client:
+            await client.say(head(len(STREAM), bearer) + STREAM)
+            await asyncio.wait_for(client.reader.readuntil(b"word59"), PATIENCE)
+        await until(lambda: gateway.in_flight == 0)
+        async with connected(url) as client:
+            await client.say(head(len(STREAM), bearer) + STREAM)
+            assert b" 429 " in await asyncio.wait_for(client.reader.readline(), PATIENCE)
 
 
 async def test_a_connection_is_used_again_and_again() -> None:

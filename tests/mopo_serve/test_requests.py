@@ -26,7 +26,13 @@ def refused(raw: bytes) -> ApiError:
     return caught.value
 
 
-@given(st.dictionaries(st.text() | st.sampled_from(["messages", "prompt"]), json_values, max_size=5))
+@given(
+    st.dictionaries(
+        st.text().filter(lambda name: not name.startswith("stream")) | st.sampled_from(["messages", "prompt"]),
+        json_values,
+        max_size=5,
+    )
+)
 def test_the_engine_gets_what_the_client_sent_but_for_the_model(body: dict[str, Any]) -> None:
     withheld = {"objective_profile", "cache_salt", "priority"}
     parsed = parse_body(json.dumps(body | {"model": "mopo/x", "cache_salt": "s", "priority": 1}).encode())
@@ -38,6 +44,15 @@ def engine_gets(**body: Any) -> tuple[dict[str, Any], bool]:
     """What is sent on of ``body``, and whether a count of tokens is hidden from the client."""
     request = engine_request({"model": "mopo/x", **body})
     return json.loads(request.body("p")), request.hides_usage
+
+
+@pytest.mark.parametrize("value", [1, 0, 1.0, "true", "off", "", [], {}])
+@pytest.mark.parametrize("field", ["stream", "stream_options.include_usage"])
+def test_what_an_engine_might_take_for_true_is_no_way_to_stream_uncounted(field: str, value: object) -> None:
+    body = {"stream": value} if field == "stream" else {"stream": True, "stream_options": {"include_usage": value}}
+    with pytest.raises(ApiError) as caught:
+        engine_gets(**body)
+    assert (caught.value.status, caught.value.param) == (400, field)
 
 
 def test_a_stream_is_asked_to_count_its_tokens_whatever_else_it_is_asked() -> None:
