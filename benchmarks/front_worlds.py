@@ -1,6 +1,7 @@
 """The worlds that `benchmarks.front` measures families in: the sandbox, and real pairs on three objectives."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -114,13 +115,19 @@ class SandboxWorld:
 
     def measure(self, seed: int, family: Path) -> Measured:
         """Mean judge scores of each prompt's answers, and the divergence on these answers."""
+        policies = [policy.id for policy in read_family(family).policies if policy.adapter]
+        talks: list[Any] = [[{"role": "user", "content": text}] for text in self._asked(seed)[:KL_PROMPTS]]
+        return Measured(self.scores(seed, family, policies), divergences(family, talks, LIMIT))
+
+    def scores(self, seed: int, family: Path, policies: Sequence[str]) -> FloatArray:
+        """(policies, objectives, prompts) mean judge scores of the answers of some ``policies`` of the family."""
         members = read_family(family)
-        adapters = {policy.id: family / policy.adapter for policy in members.policies if policy.adapter}
+        adapters = {policy: family / str(members.policy(policy).adapter) for policy in policies}
         generator = Generator(base_model_path(family, members), adapters)
         texts = self._asked(seed)
         asked = [generator.chat_prompt([{"role": "user", "content": text}]) for text in texts]
         values = []
-        for policy in adapters:
+        for policy in policies:
             rows = [
                 Row(policy, prompt, Sampling(MAX_TOKENS, seed=1000 * sample + index))
                 for sample in range(self.samples)
@@ -132,8 +139,7 @@ class SandboxWorld:
                 for text, answer in zip(texts * self.samples, answers, strict=True)
             ]
             values.append(np.array(scores).reshape(self.samples, len(texts), -1).mean(axis=0).T)
-        talks: list[Any] = [[{"role": "user", "content": text}] for text in texts[:KL_PROMPTS]]
-        return Measured(np.array(values), divergences(family, talks, LIMIT))
+        return np.array(values)
 
     def _asked(self, seed: int) -> list[str]:
         lines = (self._place(seed) / "prompts.jsonl").read_text(encoding="utf-8").splitlines()

@@ -107,12 +107,14 @@ def infeasible_message(solution: Solution, largest: Mapping[str, float]) -> str:
     """Why no policy meets the floors, and which floors to ask for instead."""
 
     def listed(values: Mapping[str, float]) -> str:
-        return ", ".join(f"{name}={np.floor(value * 1e4 + 1e-6) / 1e4:.4f}" for name, value in values.items())
+        # rounded down, but for an error of the solver's size, which is far below what a floor may be missed by
+        return ", ".join(f"{name}={np.floor(value * 1e4 + 1e-3) / 1e4:.4f}" for name, value in values.items())
 
-    reason = ""
-    if 1 < len(solution.conflict) < len(solution.floors):
-        reason = f"{' and '.join(solution.conflict)} are at odds: no policy meets these without the others either. "
-    elif len(solution.conflict) == 1 < len(solution.floors):
+    reason, at_odds = "", len(solution.conflict)
+    if at_odds > 1:
+        some, every = ("either", "both") if at_odds == 2 else (f"any {at_odds - 1} of these", "all")
+        reason = f"{' and '.join(solution.conflict)} are at odds: {some} can be met, not {every}. "
+    elif at_odds == 1 < len(solution.floors):
         reason = f"{solution.conflict[0]} alone is out of reach. "
     return (
         f"no policy meets the floors {listed(solution.floors)} (data win rate). {reason}"

@@ -371,10 +371,21 @@ def test_the_floors_that_are_at_odds_are_named() -> None:
     rates = from_rates(("a", "b", "c", "d"), [[0.5, 1.0, 0.0, 0.9], [0.5, 0.0, 1.0, 0.2]] * 2, [0, 2, 4])
     found = solve(rates, primary="a", floors={"b": 0.7, "d": 0.3, "c": 0.6}, tau=0.1, epsilon=0)
     assert found.conflict == ("b", "c")
-    assert "b and c are at odds" in infeasible_message(found, attainable(rates, 0))
+    assert "b and c are at odds: either can be met, not both. " in infeasible_message(found, attainable(rates, 0))
+    together = solve(rates, primary="a", floors={"b": 0.7, "c": 0.6}, tau=0.1, epsilon=0)
+    assert "b and c are at odds: either can be met, not both. " in infeasible_message(together, attainable(rates, 0))
+    assert "Nearest feasible floors: b=0.5500, c=0.4500." in infeasible_message(together, attainable(rates, 0))
     alone = solve(rates, primary="a", floors={"b": 0.4, "d": 0.95, "c": 0.4}, tau=0.1, epsilon=0)
     assert alone.conflict == ("d",)
     assert "d alone is out of reach" in infeasible_message(alone, attainable(rates, 0))
+
+
+def test_three_floors_of_which_any_two_can_be_met_are_at_odds() -> None:
+    """Three answers, each best on one objective and worst on another: together they share 1.5."""
+    rates = from_rates(("a", "b", "c", "d"), [[0.5, 1.0, 0.5, 0.0], [0.5, 0.0, 1.0, 0.5], [0.5, 0.5, 0.0, 1.0]], [0, 3])
+    found = solve(rates, primary="a", floors={"b": 0.52, "c": 0.52, "d": 0.52}, tau=0.1, epsilon=0)
+    message = infeasible_message(found, attainable(rates, 0))
+    assert "b and c and d are at odds: any 2 of these can be met, not all. " in message
 
 
 @pytest.mark.parametrize(("seed", "epsilon"), [(0, 0), (1, 0), (2, 0), (3, 0), (2, 0.02)])
