@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mopo_train.dual import EDGE, Solution, attainable, infeasible_message, solve, tilt
+from mopo_train.dual import Solution, attainable, infeasible_message, solve, tilt
 from mopo_train.errors import DataError, FloorError
 from mopo_train.winrates import FloatArray, WinRates, from_rates
 from tests.mopo_train.primal import random_rates, solve_primal
@@ -152,10 +152,11 @@ def test_ratios_average_to_one_for_each_prompt() -> None:
 def test_a_floor_at_the_attainable_value_is_met_by_the_maximiser_with_finite_multipliers() -> None:
     rates = random_rates(5, prompts=8)
     best = attainable(rates, 0)["b"]
-    for floor in (best, best + 0.5 * EDGE):
+    for floor in (best, best + 9e-7):
         found = solve(rates, primary="a", floors={"b": floor}, tau=0.1, epsilon=0)
         assert found.feasible and math.isfinite(found.multipliers["b"])
         assert found.predicted["b"] == pytest.approx(best, abs=1e-6)
+    assert not solve(rates, primary="a", floors={"b": best + 1.1e-6}, tau=0.1, epsilon=0).feasible
 
 
 def test_a_floor_beyond_the_attainable_value_reports_the_nearest() -> None:
