@@ -17,6 +17,7 @@ def test_a_step_says_what_was_gained_and_what_it_cost() -> None:
     assert first.text == "0 to 1: b +0.050 costs a 0.030"
     assert second.text == "1 to 2: b +0.050, c +0.020 cost a 0.020"
     assert first.rates == pytest.approx({"a": 0.6})
+    assert second.rates == pytest.approx({"a": 0.4})  # per unit of b, which gained more than c
     assert second.changes == pytest.approx({"a": -0.02, "b": 0.05, "c": 0.02})
     assert (second.start, second.end) == (1, 2)
 
