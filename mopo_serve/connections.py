@@ -22,6 +22,8 @@ BODY_SECONDS = 60.0
 """From the end of the head to the end of the body; then the client is answered 408."""
 STALL_SECONDS = 60.0
 """How long a client may leave its answer unread while the gateway has more of it than fits into the buffers."""
+SPARE = 100
+"""Connections beyond the limit that are answered; still more are cut, for each takes a file that others need."""
 _UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 
@@ -67,6 +69,8 @@ class GuardedProtocol(HttpToolsProtocol):
     on_lost: Callable[[], None] | None = None
     """Called when the connection ends; set by whoever answers the request."""
     _in_head = _in_body = False
+    _late = False
+    """There were as many connections as there may be when this one came; those that were there go on."""
     _framing = 0
     """Bytes that came since the last one of a body: of a head, of chunks' frames, of trailers."""
     _deaf = False
@@ -81,6 +85,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the loop."""
         super().connection_made(transport)
+        if self._most is not None and len(self.connections) > self._most:
+            self._late = True
+            if len(self.connections) > self._most + SPARE:
+                self.transport.abort()
         self._answers: Any = HeadWithBody(transport)
         self._arrival_timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)
 
@@ -98,7 +106,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Called by the loop. What comes in one piece, as most requests do, needs no timer."""
         if self._deaf:
             return
-        if b"pgrade:" in data and not self._in_body:
+        if b"pgrade:" in data and not (self._in_head or self._in_body):
             data = _without_upgrade(data)
         self._framing += len(data)
         super().data_received(data)
@@ -134,8 +142,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head, self._in_body = False, True
         self._arrived()
         self.scope[CONNECTION] = self  # type: ignore[literal-required]
-        full = self._most is not None and len(self.connections) > self._most
-        self.app = crowded if full else self.config.loaded_app
+        crowd = self._late and len(self.connections) > (self._most or 0) and self.url != b"/healthz"
+        self.app = crowded if crowd else self.config.loaded_app
         super().on_headers_complete()
         if self.scope["method"] != "HEAD":  # there uvicorn writes no body that the head could wait for
             self.cycle.transport = self._answers

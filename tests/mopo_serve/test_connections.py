@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import httpx
 import pytest
@@ -211,6 +211,19 @@ async def test_a_client_that_would_rather_speak_http_2_is_answered_on_http_1(apa
     assert [asked["messages"] for asked in engine.asked] == [MESSAGES]
 
 
+async def test_a_body_is_not_taken_for_a_head_that_came_in_pieces() -> None:
+    engine, body = StubEngine(), b"{\r\nupgrade: h2c\r\n\r\n}"
+    async with served(engine) as (_, url), connected(url) as client:
+        whole = head(len(body)) + body + b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        start = len(head(len(body))) - 2
+        await client.say(whole[:start])
+        for _ in range(20):  # the gateway reads in between
+            await asyncio.sleep(0)
+        await client.say(whole[start:])
+        answers = await client.rest()
+    assert answers.count(b"HTTP/1.1 ") == 2 and b"HTTP/1.1 400" in answers and b"HTTP/1.1 200" in answers
+
+
 async def test_a_body_after_a_wish_in_pieces_for_another_protocol_is_no_request_of_its_own() -> None:
     inner = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
     async with served(StubEngine()) as (_, url), connected(url) as client:
@@ -259,19 +272,24 @@ async def test_headers_of_the_client_come_back_or_go_on_only_if_they_are_plain(v
 
 async def test_more_connections_than_allowed_are_answered_503_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEAD_SECONDS", 60.0)
+    monkeypatch.setattr(connections, "SPARE", 5)
     engine = StubEngine()
     last = head(len(ASK), b"connection: close\r\n") + ASK
     async with served(engine, connections=30) as (_, url):
         async with AsyncExitStack() as stack:
             idle = [await stack.enter_async_context(connected(url)) for _ in range(30)]
-            await idle[-1].say(last)
-            assert (await idle[-1].rest()).startswith(b"HTTP/1.1 200")
-            more = [await stack.enter_async_context(connected(url)) for _ in range(2)]
-            await more[-1].say(head(len(ASK)) + ASK)
-            first, _, body = (await more[-1].rest()).partition(b"\r\n\r\n")
+            more = [await stack.enter_async_context(connected(url)) for _ in range(6)]
+            with suppress(ConnectionError):
+                assert await more.pop().rest() == b""  # for each takes a file
+            await more[0].say(head(len(ASK)) + ASK)
+            first, _, body = (await more[0].rest()).partition(b"\r\n\r\n")
             assert first.startswith(b"HTTP/1.1 503")
             assert b"retry-after: 1" in first
             assert json.loads(body)["error"]["code"] == "too_many_connections"
+            await more[1].say(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            assert (await more[1].rest()).startswith(b"HTTP/1.1 200")
+            await idle[-1].say(last)  # was there before the crowd
+            assert (await idle[-1].rest()).startswith(b"HTTP/1.1 200")
         for _ in range(50):  # the gateway hears of their end one after the other
             async with connected(url) as client:
                 await client.say(last)
