@@ -16,6 +16,7 @@ from dashboards.errors import EvaluationError
 from dashboards.frames import FamilyView, Stamp, file_state, fitted_judges, open_family, stamp
 from dashboards.matrix import ScoreMatrix, read_matrix
 from dashboards.settings import Settings, read_settings
+from dashboards.spreadsheet import csv_bytes
 from mopo_eval.certificate import Certificate
 from mopo_eval.certification import Request, certify_family
 from mopo_eval.profiles import Floors, ThresholdProfile
@@ -49,15 +50,19 @@ def signed_in() -> str | None:
 
 
 def ask_name(place: DeltaGenerator, key: str) -> str:
-    """Who is acting: who signed in, or what the person says; kept for the session."""
+    """Who is acting: who signed in, or what the person says; offered again for as long as the session lasts."""
+    name = ask_signature(place, key, st.session_state.get("name", ""))
+    st.session_state["name"] = name
+    return name
+
+
+def ask_signature(place: DeltaGenerator, key: str, offered: str = "") -> str:
+    """As ``ask_name``, for what a person answers for: nobody's name is there before they give it."""
     known = signed_in()
     if known is not None:
         place.caption(words()("app.signed_in", name=known))
         return known
-    name: str = place.text_input(
-        words()("shell.your_name"), value=st.session_state.get("name", ""), max_chars=200, key=key
-    )
-    st.session_state["name"] = name
+    name: str = place.text_input(words()("shell.your_name"), value=offered, max_chars=200, key=key)
     return name
 
 
@@ -227,7 +232,7 @@ def download(frame: pd.DataFrame, name: str) -> None:
     """A button that saves ``frame`` as ``name``.csv."""
     st.download_button(
         words()("word.download"),
-        frame.to_csv(index=False).encode(),
+        csv_bytes(frame),
         file_name=f"{name}.csv",
         mime="text/csv",
         icon=":material/download:",
