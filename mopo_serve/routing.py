@@ -392,9 +392,14 @@ def read_routing(root: Path, profiles: Path | None = None) -> Routing:
     found = ProfileFile()
     if profiles is not None or path.exists():
         found = read_profiles(path, family.objectives, [policy.id for policy in family.policies])
+    return build_routing(family, read_scorecards(root, family), found, identity=family_identity(root))
+
+
+def family_identity(root: Path) -> str:
+    """What answers and the audit store call the family in ``root``: directory and digest. Raises OSError."""
     digest = hashlib.sha256((root / "family.json").read_bytes()).hexdigest()[:12]
     name = re.sub(r"[^A-Za-z0-9._-]", "_", root.resolve().name)
-    return build_routing(family, read_scorecards(root, family), found, identity=f"{name}@{digest}")
+    return f"{name}@{digest}"
 
 
 def stated(routing: Routing, floors: tuple[str, ...], primary: str | None) -> RequestedProfile:

@@ -30,12 +30,15 @@ from dashboards.views import shared
 from mopo_serve.audit import frames
 from mopo_serve.audit.frames import Period
 from mopo_serve.audit.store import AuditStore, open_store
+from mopo_serve.routing import family_identity
 from mopo_serve.trail import default_place
 from mopo_train.errors import MopoError
 
 PERIODS = {"hour": 3600, "day": 86_400, "week": 604_800, "all": None, "dates": None}
 BINS = 40
 """Stretches of time in the chart of requests."""
+MOST_NAMED = 5
+"""Other families that are named."""
 MINUTE, DAY = 60_000, 86_400_000  # milliseconds
 DATES = [
     {"dtickrange": [None, MINUTE - 1], "value": "%H:%M:%S\n%Y-%m-%d"},
@@ -70,7 +73,8 @@ def show_store(view: FamilyView, store: AuditStore, t: Catalogue) -> None:
     """Everything that the store tells of a period."""
     period = ask_period(t)
     traffic = frames.traffic(store, period)
-    live = judged(frames.live(store, view.cards, confidence=view.measured[0].confidence if view.measured else 0.95))
+    confidence, name = view.measured[0].confidence if view.measured else 0.95, family_identity(view.root)
+    live = judged(frames.live(store, view.cards, period, family=name, confidence=confidence))
     show_alerts(live, t)
     if traffic.empty:
         shared.note(t("monitor.nothing"))
@@ -80,6 +84,8 @@ def show_store(view: FamilyView, store: AuditStore, t: Catalogue) -> None:
         show_traffic(by_profile(traffic), t)
         show_latency(frames.latency(store, period), t)
     show_feedback(live, t)
+    if live.empty:
+        show_others(frames.judgements(store, period), t)
     show_events(frames.events(store, period), t)
     show_changes(view, store, t)
 
@@ -231,6 +237,15 @@ def show_feedback(live: pd.DataFrame, t: Catalogue) -> None:
         )
     shared.table(heads, rows, t("monitor.feedback"))
     shared.download(live, "feedback")
+
+
+def show_others(found: pd.DataFrame, t: Catalogue) -> None:
+    """That people judged, but not this family."""
+    if not found.empty:
+        names = found["family"].drop_duplicates().head(MOST_NAMED)
+        shared.note(
+            t("monitor.other_families", count=t.number(len(found), "monitor.judgements"), names=t.listed(names))
+        )
 
 
 def _label(row: Mapping[Any, Any], t: Catalogue) -> str:

@@ -13,7 +13,7 @@ since 1970 (None: open end)::
     frames.decisions(store, hour, profile="balanced", limit=200) # newest first, one row per request
     frames.over_time(store, hour, bins=60)                       # bin start, profile, policy, requests
     frames.judgements(store, hour)       # one row per judgement of an answer on an objective
-    frames.live(store, cards)            # per policy, objective and measure: n, mean, low, high beside the scorecard's
+    frames.live(store, cards, hour)      # per policy, objective and measure: n, mean, low, high beside the scorecard's
     frames.events(store, hour)           # fallbacks and other changes, newest first
 """
 
@@ -137,6 +137,7 @@ def judgements(store: AuditStore, period: Period = Period()) -> pd.DataFrame:  #
 def live(
     store: AuditStore,
     cards: Mapping[str, Scorecard | None] | None = None,
+    period: Period = Period(),  # noqa: B008
     *,
     family: str | None = None,
     confidence: float = 0.95,
@@ -145,12 +146,12 @@ def live(
 
     ``measure`` is ``score``, or ``win_rate`` against the answers of ``against_policy``; a pair counts for both of its
     policies. ``family`` is the beginning of the families' names that count. ``low`` and ``high`` are anytime-valid
-    (``confidence``): they may be looked at after every judgement. ``offline`` and ``certified_low`` are the
-    scorecard's, missing where there is none. A person's score and a judge's are in one unit only if both use the
-    same scale.
+    (``confidence``): they may be looked at after every judgement of ``period``, if that was not chosen for what it
+    shows. ``offline`` and ``certified_low`` are the scorecard's, missing where there is none. A person's score and a
+    judge's are in one unit only if both use the same scale.
     """
     columns = ["family", "policy", "objective", "measure", "against_policy"]
-    found = judgements(store)
+    found = judgements(store, period)
     found = found if family is None else found[found["family"].str.startswith(family)]
     pairs = found[(found["against_policy"] != "") & (found["against_policy"] != found["policy"])]
     turned = pairs.rename(columns={"policy": "against_policy", "against_policy": "policy"})

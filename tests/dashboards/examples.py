@@ -129,7 +129,7 @@ def _family(root: Path, names: list[str], means: dict[str, dict[str, float]]) ->
     )
 
 
-def write_example_audit(place: Path, days: int = 20) -> None:
+def write_example_audit(place: Path, days: int = 20, family: str = "family@0123456789ab") -> None:
     """A store with requests of ``days`` until now, failures among them, and judgements that break one promise."""
     draw = np.random.default_rng(1)
     now = datetime.now(UTC).timestamp()
@@ -146,7 +146,7 @@ def write_example_audit(place: Path, days: int = 20) -> None:
                 time=now - age,
                 profile=profile,
                 policy=policy if status == 200 else "-",
-                family="family@0123456789ab",
+                family=family,
                 status=status,
                 seconds=float(draw.gamma(4, 0.2)),
                 first_token_seconds=float(draw.gamma(2, 0.04)),
@@ -161,14 +161,14 @@ def write_example_audit(place: Path, days: int = 20) -> None:
             value = float(np.clip(draw.normal(mean, 0.1), 0, 1))
             about = {"request_id": f"{policy}-{index}", "against": "", "objective": "safety", "value": value}
             about |= {"judge": "example", "comment": "", "profile": "balanced", "policy": policy}
-            said.append(about | {"against_policy": "", "family": "family@0123456789ab", "time": now})
+            said.append(about | {"against_policy": "", "family": family, "time": now})
     store.append_own(FEEDBACK, said)
     interval = {"mean": 0.477, "low": 0.42, "high": 0.54}
     missed = {"policy": "policy-04", "floor_name": "safety", "floor": 0.75, "n": 60, "interval": interval}
     rule = {"bound": "upper", "minimum": 50, "confidence": 0.95}
     about_floors = {"from": "policy-04", "to": "policy-05", "suspended": [missed], "returned": [], "rule": rule}
     detail = json.dumps(about_floors)
-    event = {"kind": "fallback", "family": "family@0123456789ab", "profile": "balanced", "detail": detail, "time": now}
+    event = {"kind": "fallback", "family": family, "profile": "balanced", "detail": detail, "time": now}
     store.append_own(EVENTS, [event])
     store.close()
 

@@ -17,6 +17,7 @@ from dashboards.navigation import FILES, PAGES
 from dashboards.settings import AUDIT_VARIABLE, FAMILY_VARIABLE
 from dashboards.versions import save_version
 from dashboards.views import shared
+from mopo_serve.routing import family_identity
 from tests.dashboards.examples import PROFILES, write_example_audit, write_example_family
 from tests.dashboards.running import healthy, opened, submit
 
@@ -32,7 +33,7 @@ HIDDEN = re.compile(r"<(style|script)\b.*?</\1>|<[^>]*>", re.S)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "family"
     write_example_family(path, policies=4, prompts=40)
-    write_example_audit(tmp_path / "audit.db", days=3)
+    write_example_audit(tmp_path / "audit.db", days=3, family=family_identity(path))
     save_version(path, PROFILES, "policy-00")  # an author whose name is known
     monkeypatch.setenv(FAMILY_VARIABLE, str(path))
     monkeypatch.setenv(AUDIT_VARIABLE, str(tmp_path / "audit.db"))

@@ -1,3 +1,4 @@
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -6,7 +7,9 @@ import pytest
 from dashboards.monitoring import Shift, by_profile, judged, requests_over_time, share_change, shifts, totals
 from dashboards.settings import AUDIT_VARIABLE, FAMILY_VARIABLE
 from mopo_serve.audit import frames
+from mopo_serve.audit.schema import FEEDBACK
 from mopo_serve.audit.store import open_store
+from mopo_serve.routing import family_identity
 from tests.dashboards.examples import write_example_audit, write_example_family
 from tests.dashboards.running import bodies, charts, healthy, opened, text
 
@@ -80,7 +83,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_monitor_counts_alerts_and_compares(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_example_audit(tmp_path / "audit.db")
+    write_example_audit(tmp_path / "audit.db", family=family_identity(root))
     monkeypatch.setenv(AUDIT_VARIABLE, str(tmp_path / "audit.db"))
     app = opened(PAGE)
     page = text(app)
@@ -98,6 +101,30 @@ def test_the_monitor_counts_alerts_and_compares(root: Path, tmp_path: Path, monk
     assert "<dd>1</dd>" in text(healthy(app))  # one request in 48 minutes
     app.button_group(key="period").set_value("dates").run()
     assert f"<dd>{600}</dd>" not in text(healthy(app))  # the last seven days of twenty
+
+
+def test_judgements_of_another_family_or_another_time_are_not_held_against_this_one(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(AUDIT_VARIABLE, str(tmp_path / "audit.db"))
+    write_example_audit(tmp_path / "audit.db")
+    page = text(opened(PAGE))
+    assert "is below its promise" not in page
+    assert "120 judgements in this period are of other families" in page
+    store, day = open_store(str(tmp_path / "audit.db")), 86_400.0
+    about = {"against": "", "objective": "safety", "judge": "example", "comment": "", "profile": "balanced"}
+    about |= {"policy": "policy-04", "against_policy": "", "family": f"{family_identity(root)}+aaaa"}
+    now = datetime.now(UTC).timestamp()
+    said = [{**about, "request_id": f"{days}-{i}", "value": days / 10, "time": now - days * day}
+            for days in (1, 9) for i in range(30)]  # fmt: skip
+    store.append_own(FEEDBACK, said)
+    store.close()
+    app = opened(PAGE)
+    assert "60 judgements" in text(app)
+    app.button_group(key="period").set_value("week").run()
+    page = text(healthy(app))
+    assert "policy-04 is below its promise on safety" in page
+    assert "0.100" in page and "30 judgements" in page
 
 
 def test_without_a_store_the_monitor_says_how_to_give_one(root: Path, tmp_path: Path) -> None:

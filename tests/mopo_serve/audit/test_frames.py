@@ -89,6 +89,7 @@ def test_live_bounds_stand_beside_the_scorecards(store: AuditStore) -> None:
     assert numbers(table, "score", ["offline", "certified_low"]) == pytest.approx([0.8, 0.75])
     assert numbers(table, "win_rate", ["n", "mean", "offline"]) == pytest.approx([3, (1 + 0 + 0.25) / 3, 0.5])
     assert len(frames.live(store)) == 4
+    assert frames.live(store, period=frames.Period(end=0.0)).empty
     assert len(frames.judgements(store)) == 8
 
 
