@@ -192,3 +192,16 @@ def test_read_only_labels_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -
     app = opened(LABELLING)
     assert "Read-only" in text(app)
     assert not app.text_input
+
+
+def test_read_only_neither_checks_data_nor_labels_pairs_that_are_drawn(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_data(root)
+    app = labelling(root)
+    before = sorted(root.rglob("*"))
+    monkeypatch.setenv(READ_ONLY_VARIABLE, "1")
+    for page in (DATA, LABELLING):
+        app.switch_page(page).run()
+        assert (list(healthy(app).button), list(app.text_input)) == ([], []), page
+    assert sorted(root.rglob("*")) == before

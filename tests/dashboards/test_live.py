@@ -7,7 +7,7 @@ import pytest
 
 from dashboards.errors import GatewayError
 from dashboards.live import Gateway, Piece
-from dashboards.settings import FAMILY_VARIABLE, GATEWAY_VARIABLE
+from dashboards.settings import FAMILY_VARIABLE, GATEWAY_VARIABLE, READ_ONLY_VARIABLE
 from mopo_eval.engine import Engine
 from tests.dashboards.running import healthy, opened, submit, text
 from tests.dashboards.served import free_port
@@ -74,6 +74,11 @@ def test_one_prompt_is_answered_side_by_side_on_the_page(
     assert "Why: 1 of 3 policies hold safety at least 0.85; among them policy-02 has the greatest helpfulness" in page
     submit(app, "vote")
     assert app.error[0].value == "Choose a thumb first."
+    monkeypatch.setenv(READ_ONLY_VARIABLE, "1")
+    app.run()
+    assert f'aria-label="Answer of {first}"' in text(healthy(app))  # to be read,
+    assert not [button for button in app.button if "vote" in button.label.lower()]  # not to be judged
+    assert not [each for each in app.button_group if str(each.key).startswith("vote-")]
 
 
 def test_without_a_gateway_the_page_says_how_to_start_one(tiny_family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
