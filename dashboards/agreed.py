@@ -44,10 +44,14 @@ class Agreed(NamedTuple):
         mine = [entry for entry in self.signoffs if entry.profile == name]
         return [Standing(entry, changed(entry, now)) for entry in reversed(mine)]
 
-    def missing(self, number: int) -> list[str]:
-        """Profiles of a version that must be signed before it may be put in force; none for one that was before.
+    def removed(self, number: int) -> list[str]:
+        """Profiles in force that a version does not have."""
+        return [name for name in self.current.profiles if name not in self.choices[number].profiles]
 
-        So that a rollback never waits for a signature.
+    def missing(self, number: int) -> list[str]:
+        """Profiles of a version, and those that it removes, that must be signed before it may be put in force.
+
+        None for a version that was in force before, so that a rollback never waits for a signature.
         """
         if any(entry.version == number or entry.replaced == number for entry in self.log):
             return []

@@ -5,6 +5,7 @@ Two units, never in one frame: judge scores and win rates against ``reference`` 
 ``answers``, decisions under floors are in ``floors``. Imports neither torch nor streamlit.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -39,6 +40,8 @@ class FamilyView(NamedTuple):
     """The true front, where the data came from a sandbox."""
     problems: list[str]
     """Optional files that could not be read, one sentence each."""
+    profiles_sha256: str | None
+    """Of the file that ``profiles`` were read from; None where there is none."""
 
     @property
     def measured(self) -> list[Scorecard]:
@@ -61,7 +64,8 @@ def open_family(root: Path) -> FamilyView:
     cards = read_scorecards(root, family)
     problems: list[str] = []
     profiles, plan, exact = ProfileFile(), None, None
-    if (root / "profiles.yaml").exists():
+    sha256 = file_sha256(root / "profiles.yaml")  # before it is read: of a file that changes now, the digest is old
+    if sha256 is not None:
         try:
             profiles = read_profiles(root / "profiles.yaml", family.objectives, (p.id for p in family.policies))
         except MopoError as error:
@@ -75,7 +79,7 @@ def open_family(root: Path) -> FamilyView:
     except MopoError as error:
         problems.append(str(error))
     every = {policy.id: cards.get(policy.id) for policy in family.policies}
-    return FamilyView(root, family, every, profiles, plan, exact, problems)
+    return FamilyView(root, family, every, profiles, plan, exact, problems, sha256)
 
 
 def stamp(root: Path) -> Stamp:
@@ -94,6 +98,15 @@ def file_state(path: Path) -> tuple[str, int, int] | None:
     except OSError:
         return None
     return str(path), state.st_mtime_ns, state.st_size
+
+
+def file_sha256(path: Path) -> str | None:
+    """Digest of a file's bytes; None where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 def scores(view: FamilyView, unit: Unit = "judge score") -> pd.DataFrame:

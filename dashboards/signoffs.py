@@ -88,24 +88,32 @@ def files_sha256(root: Path, files: list[Path]) -> str:
     return digest.hexdigest()
 
 
+def users_of(profiles: ProfileFile, name: str) -> list[str]:
+    """Who has the profile called ``name`` without asking for it."""
+    return sorted(user for user, theirs in profiles.users.items() if theirs == name)
+
+
 def profile_sha256(profiles: ProfileFile, name: str) -> str:
-    """Of the profile called ``name`` and the organisation's floors, which bind it too. Raises KeyError."""
+    """Of the profile called ``name`` (or that there is none), its users, and the organisation's floors."""
+    profile = profiles.profiles.get(name)
     content = {
         "name": name,
-        "profile": profiles.profiles[name].model_dump(mode="json"),
+        "profile": profile.model_dump(mode="json") if profile else None,
         "organisation": profiles.organisation.model_dump(mode="json"),
     }
+    if users := users_of(profiles, name):
+        content["users"] = users
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def unsigned(profiles: ProfileFile, current: ProfileFile | None, signoffs: list[SignOff], base: Evidence) -> list[str]:
-    """Profiles that differ from those in force and that nobody's sign-off covers as things stand.
+    """Profiles that differ from those in force, or are missing, and that nobody's sign-off covers as things stand.
 
     ``base``: the evidence, whose ``profile`` does not matter here.
     """
     known = {} if current is None else {name: profile_sha256(current, name) for name in current.profiles}
     found = []
-    for name in profiles.profiles:
+    for name in dict.fromkeys([*profiles.profiles, *known]):
         now = base._replace(profile=profile_sha256(profiles, name))
         signed = any(entry.profile == name and not changed(entry, now) for entry in signoffs)
         if known.get(name) != now.profile and not signed:

@@ -4,8 +4,10 @@ A version is written once, whole, and never changed. What was put in force, when
 ``profiles/in-force.jsonl``. A ``profiles.yaml`` that was edited by hand is kept as a version before it is replaced.
 """
 
+import hashlib
 import os
 import secrets
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +15,12 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dashboards.journal import append, read_journal
-from mopo_eval.profiles import ProfileFile, ThresholdProfile, write_profiles
+from mopo_eval.profiles import ProfileFile, ThresholdProfile, check_profiles, write_profiles
 from mopo_train.errors import ProfileError
-from mopo_train.family import first_problem
+from mopo_train.family import first_problem, read_family
 
 DIRECTORY, LOG, IN_FORCE = "profiles", "in-force.jsonl", "profiles.yaml"
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class _Model(BaseModel):
@@ -98,29 +101,50 @@ def number_in_force(versions: list[Version], profiles: ProfileFile) -> int | Non
     return max((version.number for version in versions if version.profiles == profiles), default=None)
 
 
-def put_in_force(root: Path, version: Version, name: str, current: ProfileFile | None) -> None:
+def put_in_force(
+    root: Path, version: Version, name: str, current: ProfileFile | None, *, shown_sha256: str | None
+) -> None:
     """Make ``version`` the family's profiles.yaml; the gateway takes it with its next reload.
 
-    ``current``: what profiles.yaml says now, None where it is missing or cannot be read. What no version says is saved
-    as one first, and a file that cannot be read is kept beside the versions. Raises OSError, ProfileError.
+    ``current``: what profiles.yaml says, None where it is missing or cannot be read; ``shown_sha256``: of the file
+    that was read so. What no version says is saved as one first, and a file that cannot be read is kept beside the
+    versions. Raises ProfileError, also where the file is another one by now or the family could not be served by the
+    version, and FamilyError, OSError.
     """
     path = root / IN_FORCE
-    versions, _ = read_versions(root)
-    replaced = None
-    if current is not None and path.exists():
-        replaced = number_in_force(versions, current)
-        if replaced is None:
-            replaced = save_version(
-                root, current, "profiles.yaml", "found in force, saved before it was replaced"
-            ).number
-    elif path.exists():
-        kept = root / DIRECTORY / f"unreadable-{_now().replace(':', '')}.yaml"
+    family = read_family(root)
+    policies = [policy.id for policy in family.policies]
+    check_profiles(version.profiles, family.objectives, policies, where=f"version {version.number}")
+    with _ONE_AT_A_TIME:
+        found = path.read_bytes() if path.exists() else None
+        if _sha256(found) != shown_sha256:
+            raise ProfileError(f"'{path}' was changed since it was shown; look at what it says now, then try again")
+        replaced = _keep(root, current, found)
+        comment = (
+            f"version {version.number}, saved {version.saved_at}; change it in the dashboard, which keeps versions"
+        )
+        write_profiles(path, version.profiles, comment)
+        entry = PutInForce(time=_now(), name=name, version=version.number, replaced=replaced)
+        append(root / DIRECTORY / LOG, entry.model_dump_json())
+
+
+def _keep(root: Path, current: ProfileFile | None, found: bytes | None) -> int | None:
+    """Keep what is about to be replaced; gives the version that says it, None where none can."""
+    if found is None:
+        return None
+    if current is None:
+        kept = root / DIRECTORY / f"unreadable-{str(_sha256(found))[:16]}.yaml"  # so that no other content has its name
         kept.parent.mkdir(exist_ok=True)
-        kept.write_bytes(path.read_bytes())
-    comment = f"version {version.number}, saved {version.saved_at}; change it in the dashboard, which keeps versions"
-    write_profiles(path, version.profiles, comment)
-    entry = PutInForce(time=_now(), name=name, version=version.number, replaced=replaced)
-    append(root / DIRECTORY / LOG, entry.model_dump_json())
+        kept.write_bytes(found)
+        return None
+    versions, _ = read_versions(root)
+    if (number := number_in_force(versions, current)) is not None:
+        return number
+    return save_version(root, current, "profiles.yaml", "found in force, saved before it was replaced").number
+
+
+def _sha256(content: bytes | None) -> str | None:
+    return None if content is None else hashlib.sha256(content).hexdigest()
 
 
 def changes(before: ThresholdProfile | None, after: ThresholdProfile | None) -> list[Change]:

@@ -108,17 +108,22 @@ def read_profiles(path: Path, objectives: Iterable[str], policies: Iterable[str]
         parsed = ProfileFile.model_validate(content)
     except ValidationError as error:
         raise ProfileError(f"'{path}': {first_problem(error)}") from error
-    known, ids = set(objectives), set(policies)
-    for name, profile in parsed.profiles.items():
-        check_names(profile, known, ids, where=f"'{path}': profile '{name}'")
-    check_floor_names(parsed.organisation.floors, known, where=f"'{path}': organisation")
-    for user, name in parsed.users.items():
-        if name not in parsed.profiles:
-            raise ProfileError(
-                f"'{path}': user {ascii(user)} has profile '{name}', which is not among the profiles: "
-                f"{', '.join(parsed.profiles) or 'there are none'}"
-            )
+    check_profiles(parsed, objectives, policies, where=f"'{path}'")
     return parsed
+
+
+def check_profiles(profiles: ProfileFile, objectives: Iterable[str], policies: Iterable[str], *, where: str) -> None:
+    """Raise ProfileError if ``profiles`` name an objective, a policy or a user's profile that there is not."""
+    known, ids = set(objectives), set(policies)
+    for name, profile in profiles.profiles.items():
+        check_names(profile, known, ids, where=f"{where}: profile '{name}'")
+    check_floor_names(profiles.organisation.floors, known, where=f"{where}: organisation")
+    for user, name in profiles.users.items():
+        if name not in profiles.profiles:
+            raise ProfileError(
+                f"{where}: user {ascii(user)} has profile '{name}', which is not among the profiles: "
+                f"{', '.join(profiles.profiles) or 'there are none'}"
+            )
 
 
 def asked_profiles(

@@ -14,7 +14,7 @@ from dashboards.signoffs import ROLES
 from dashboards.versions import Change, changes, save_version
 from dashboards.views import shared
 from mopo_eval.certificate import Certificate
-from mopo_eval.profiles import ProfileFile, ThresholdProfile
+from mopo_eval.profiles import ProfileFile, ThresholdProfile, check_profiles
 from mopo_eval.selection import Selection, best_attainable, select
 from mopo_train.errors import MopoError
 
@@ -289,6 +289,9 @@ def save(view: FamilyView, agreed: Agreed, draft: Draft, t: Catalogue) -> None:
                 st.error(t("answers.name_needed"))
                 return
             try:
+                policies = [policy.id for policy in view.family.policies]
+                where = t("profiles.draft")
+                check_profiles(draft.profiles, view.family.objectives, policies, where=where)
                 saved = save_version(view.root, draft.profiles, name.strip(), note.strip())
             except (MopoError, OSError) as error:
                 st.error(t("shell.not_saved", error=error))

@@ -7,6 +7,7 @@ from dashboards.agreed import Agreed
 from dashboards.catalogue import Catalogue
 from dashboards.frames import FamilyView
 from dashboards.markup import Cell
+from dashboards.signoffs import users_of
 from dashboards.versions import changes
 from dashboards.views import shared
 from dashboards.views.drafting import change_title, change_value, role, version_title
@@ -86,6 +87,9 @@ def show_difference(agreed: Agreed, t: Catalogue) -> None:
         for change in changes(before.profiles.get(name), after.profiles.get(name)):
             values = [change_value(value, change, t) for value in change[1:]]
             rows.append([Cell(name), Cell(change_title(change, t)), *values])
+        whose = [t.listed(users_of(each, name)) for each in (before, after)]
+        if whose[0] != whose[1]:
+            rows.append([Cell(name), Cell(t("profiles.users")), *(Cell(names or "–", "number") for names in whose)])
     for name in dict.fromkeys([*before.organisation.floors, *after.organisation.floors]):
         old, new = before.organisation.floors.get(name), after.organisation.floors.get(name)
         if old != new:

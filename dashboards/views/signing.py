@@ -10,7 +10,7 @@ from dashboards.flags import now
 from dashboards.frames import FamilyView
 from dashboards.markup import Cell
 from dashboards.profile_report import Section, report
-from dashboards.signoffs import ROLES, SignOff, add_signoff, profile_sha256
+from dashboards.signoffs import ROLES, SignOff, add_signoff, profile_sha256, users_of
 from dashboards.versions import put_in_force
 from dashboards.views import shared
 from dashboards.views.drafting import certified, role, version_title
@@ -35,11 +35,18 @@ def show(view: FamilyView, agreed: Agreed, t: Catalogue) -> None:
     profiles, version = choices[number], agreed.version(number)
     if version is not None and version.note:
         shared.note(version.note)
-    if not profiles.profiles:
+    removed = agreed.removed(number)
+    if not profiles.profiles and not removed:
         shared.note(t("front.no_profiles"))
         return
-    show_profiles(view, agreed, profiles, t)
-    name = st.selectbox(t("word.profile"), list(profiles.profiles), key=f"sign-profile-{number}")
+    show_profiles(view, agreed, number, t)
+    told = {name: t("profiles.removal_of", name=name) for name in removed}
+    name = st.selectbox(
+        t("word.profile"),
+        [*profiles.profiles, *removed],
+        format_func=lambda each: told.get(each, each),
+        key=f"sign-profile-{number}",
+    )
     show_signoffs(agreed.standings(profiles, name), name, t)
     if not shared.settings().read_only:
         sign(view, agreed, profiles, name, t)
@@ -47,18 +54,28 @@ def show(view: FamilyView, agreed: Agreed, t: Catalogue) -> None:
     export(view, agreed, number, name, t)
 
 
-def show_profiles(view: FamilyView, agreed: Agreed, profiles: ProfileFile, t: Catalogue) -> None:
-    """What each profile of the version gets and who signed it."""
-    rows = []
+def show_profiles(view: FamilyView, agreed: Agreed, number: int, t: Catalogue) -> None:
+    """What each profile of the version gets and who signed it, and which ones it removes."""
+    profiles, rows = agreed.choices[number], []
     for name, profile in profiles.profiles.items():
         choice = select(profile, view.cards, profiles.organisation.floors)
-        signed = [each.signoff for each in agreed.standings(profiles, name) if not each.changed]
-        who = t.listed(f"{entry.name} ({role(entry.role, t)})" for entry in signed)
-        state = Cell(f"✓ {t('profiles.signed')}", "good", who) if signed else Cell(t("profiles.not_signed"), "muted")
         floors = t.floors(choice.floors, "word.floor_short") or t("word.none")
-        rows.append([Cell(name), shared.gets(choice, t), Cell(floors), state])
+        state = signed_state(agreed.standings(profiles, name), t)
+        users = users_of(profiles, name)
+        whose = t("profiles.users_are", names=t.listed(users)) if users else ""
+        rows.append([Cell(name, note=whose), shared.gets(choice, t), Cell(floors), state])
+    for name in agreed.removed(number):
+        state = signed_state(agreed.standings(profiles, name), t)
+        rows.append([Cell(name), Cell(f"✕ {t('profiles.removed')}", "bad"), Cell("–"), state])
     heads = [Cell(t("word.profile")), Cell(t("front.gets")), Cell(t("front.effective")), Cell(t("profiles.signoffs"))]
     shared.table(heads, rows, t("profiles.of_version"))
+
+
+def signed_state(found: list[Standing], t: Catalogue) -> Cell:
+    """Whether a sign-off holds, and whose."""
+    signed = [each.signoff for each in found if not each.changed]
+    who = t.listed(f"{entry.name} ({role(entry.role, t)})" for entry in signed)
+    return Cell(f"✓ {t('profiles.signed')}", "good", who) if signed else Cell(t("profiles.not_signed"), "muted")
 
 
 def show_signoffs(found: list[Standing], name: str, t: Catalogue) -> None:
@@ -91,12 +108,13 @@ def sign(view: FamilyView, agreed: Agreed, profiles: ProfileFile, name: str, t: 
     st.session_state["sign-seen"] = now_shown
     with st.form("sign", clear_on_submit=True):
         left, middle, right = st.columns([1, 1, 2])
-        who = shared.ask_name(left, key="sign-name")
+        who = shared.ask_signature(left, key="sign-name")
         chosen = middle.selectbox(
             t("profiles.role"), ROLES, format_func=lambda each: t(f"profiles.role_{each}"), key="sign-role"
         )
         note = right.text_input(t("profiles.note"), max_chars=5000, key="sign-note")
-        if st.form_submit_button(t("profiles.sign", name=name), icon=":material/draw:"):
+        label = t("profiles.sign" if name in profiles.profiles else "profiles.sign_removal", name=name)
+        if st.form_submit_button(label, icon=":material/draw:"):
             if not who.strip():
                 st.error(t("answers.name_needed"))
                 return
@@ -123,24 +141,29 @@ def sign(view: FamilyView, agreed: Agreed, profiles: ProfileFile, name: str, t: 
 
 def force(view: FamilyView, agreed: Agreed, number: int, t: Catalogue) -> None:
     """A button that puts the version in force."""
-    version = agreed.version(number)
+    version, seen = agreed.version(number), st.session_state.get("force-seen", view.profiles_sha256)
+    st.session_state["force-seen"] = view.profiles_sha256
     if version is None or number == agreed.in_force:
         shared.note(t("profiles.is_in_force"))
         return
     missing = agreed.missing(number)
     if missing:
         shared.note(t("profiles.must_sign", names=t.listed(missing)))
-    with st.form("force"):
-        who = shared.ask_name(st.container(), key="force-name").strip()
+    with st.form("force", clear_on_submit=True):
+        who = shared.ask_signature(st.container(), key="force-name").strip()
         label = t("profiles.put_in_force", number=number)
         if not st.form_submit_button(label, type="primary", disabled=bool(missing)):
             return
     if not who:
         st.error(t("answers.name_needed"))
         return
+    if seen != view.profiles_sha256:
+        st.error(t("profiles.other_in_force"))
+        return
     broken = bool(view.problems) and not view.profiles.profiles
     try:
-        put_in_force(view.root, version, who, None if broken else agreed.current)
+        current = None if broken else agreed.current
+        put_in_force(view.root, version, who, current, shown_sha256=view.profiles_sha256)
     except (MopoError, OSError) as error:
         st.error(t("shell.not_saved", error=error))
         return
@@ -155,6 +178,8 @@ def export(view: FamilyView, agreed: Agreed, number: int, name: str, t: Catalogu
         st.download_button(
             t("profiles.yaml"), body, file_name="profiles.yaml", mime="text/yaml", on_click="ignore", key="export-yaml"
         )
+        if name not in profiles.profiles:
+            return
         page = page_of(view, agreed, number, name, t)
         st.download_button(
             t("profiles.report"), page, file_name=f"{name}.html", mime="text/html", on_click="ignore", key="export-html"

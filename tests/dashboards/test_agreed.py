@@ -18,8 +18,17 @@ from dashboards.signoffs import (
     profile_sha256,
     read_signoffs,
 )
-from dashboards.versions import Change, changes, number_in_force, put_in_force, read_log, read_versions, save_version
-from mopo_eval.profiles import ProfileFile, ThresholdProfile
+from dashboards.versions import (
+    Change,
+    Version,
+    changes,
+    number_in_force,
+    put_in_force,
+    read_log,
+    read_versions,
+    save_version,
+)
+from mopo_eval.profiles import ProfileFile, ThresholdProfile, write_profiles
 from mopo_train.errors import ProfileError
 from tests.families import PROFILES, write_measured_family
 
@@ -47,6 +56,11 @@ def sign(root: Path, profiles: ProfileFile, name: str, who: str = "Aiko") -> Non
     digests = {"family_sha256": now.family, "evaluation_sha256": now.evaluation}
     digest = profile_sha256(profiles, name)
     add_signoff(root, SignOff(time="t", name=who, role="legal", profile=name, profile_sha256=digest, **digests))
+
+
+def put_version(root: Path, version: Version, name: str) -> None:
+    view = open_family(root)
+    put_in_force(root, version, name, view.profiles, shown_sha256=view.profiles_sha256)
 
 
 def test_versions_are_numbered_and_read_back(root: Path) -> None:
@@ -85,7 +99,7 @@ def test_a_damaged_version_is_named_and_the_others_stay(root: Path) -> None:
 def test_a_version_put_in_force_is_what_the_gateway_reads_and_the_old_one_is_kept(root: Path) -> None:
     strict = with_profile(PROFILES, "strict", STRICT)
     version = save_version(root, strict, "Ben")
-    put_in_force(root, version, "Aiko", open_family(root).profiles)
+    put_version(root, version, "Aiko")
     now = agreed(root)
     assert now.current == strict
     assert now.in_force == 1
@@ -93,11 +107,54 @@ def test_a_version_put_in_force_is_what_the_gateway_reads_and_the_old_one_is_kep
     assert [(entry.name, entry.version, entry.replaced) for entry in now.log] == [("Aiko", 1, 2)]
 
 
+def test_a_file_that_was_edited_after_it_was_shown_is_not_replaced(root: Path) -> None:
+    version, shown = save_version(root, with_profile(PROFILES, "strict", STRICT), "Ben"), open_family(root)
+    by_hand = "profiles: {by-hand: {primary: safety}}\n"
+    (root / "profiles.yaml").write_text(by_hand, encoding="utf-8")
+    with pytest.raises(ProfileError, match="changed since it was shown"):
+        put_in_force(root, version, "Ben", shown.profiles, shown_sha256=shown.profiles_sha256)
+    assert (root / "profiles.yaml").read_text(encoding="utf-8") == by_hand
+    assert read_log(root)[0] == []
+    put_version(root, version, "Ben")
+    assert "by-hand" in read_versions(root)[0][-1].profiles.profiles  # saved before it was replaced
+
+
+def test_of_two_people_who_put_versions_in_force_at_once_the_second_looks_again(root: Path) -> None:
+    view, problems = open_family(root), []
+    versions = [save_version(root, with_profile(PROFILES, f"p{i}", STRICT), f"person {i}") for i in range(4)]
+
+    def put(version: Version) -> None:
+        try:
+            put_in_force(root, version, version.author, view.profiles, shown_sha256=view.profiles_sha256)
+        except ProfileError as error:
+            problems.append(str(error))
+
+    threads = [threading.Thread(target=put, args=(version,)) for version in versions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(problems) == 3
+    (entry,) = read_log(root)[0]
+    assert agreed(root).in_force == entry.version
+
+
+def test_a_version_that_the_family_cannot_be_served_by_is_not_put_in_force(root: Path) -> None:
+    gone = ThresholdProfile(primary="safety", on_infeasible="policy-99")
+    version = save_version(root, with_profile(PROFILES, "gone", gone), "Ben")
+    with pytest.raises(ProfileError, match="version 1: profile 'gone'.*policy-99"):
+        put_version(root, version, "Ben")
+    assert open_family(root).profiles == PROFILES
+
+
 def test_profiles_that_cannot_be_read_are_kept_aside(root: Path) -> None:
     (root / "profiles.yaml").write_text("profiles: {x: {primary: speed}}", encoding="utf-8")
-    put_in_force(root, save_version(root, PROFILES, "Ben"), "Ben", None)
-    (kept,) = (root / "profiles").glob("unreadable-*.yaml")
-    assert "speed" in kept.read_text(encoding="utf-8")
+    version = save_version(root, PROFILES, "Ben")
+    put_in_force(root, version, "Ben", None, shown_sha256=open_family(root).profiles_sha256)
+    (root / "profiles.yaml").write_text("profiles: {x: {primary: warmth}}", encoding="utf-8")
+    put_in_force(root, version, "Ben", None, shown_sha256=open_family(root).profiles_sha256)  # within the same second
+    kept = [path.read_text(encoding="utf-8") for path in (root / "profiles").glob("unreadable-*.yaml")]
+    assert sorted(text.split()[-1] for text in kept) == ["speed}}", "warmth}}"]
     assert open_family(root).profiles == PROFILES
 
 
@@ -140,9 +197,33 @@ def test_a_version_goes_into_force_when_what_it_changes_is_signed_and_back_witho
     assert agreed(root).missing(second.number) == ["strict"]
     sign(root, strict, "strict")
     assert agreed(root).missing(second.number) == []
-    put_in_force(root, second, "Ben", agreed(root).current)
+    put_version(root, second, "Ben")
     _touch(root / "family.json")
     assert agreed(root).missing(first.number) == []  # a rollback waits for nobody
+
+
+def test_a_removal_is_signed_like_any_other_change(root: Path) -> None:
+    fewer = with_profile(PROFILES, "careful", None)
+    version = save_version(root, fewer, "Ben")
+    assert agreed(root).missing(version.number) == ["careful"]
+    assert agreed(root).removed(version.number) == ["careful"]
+    sign(root, PROFILES, "careful")  # of the profile, not of its end
+    assert agreed(root).missing(version.number) == ["careful"]
+    sign(root, fewer, "careful")
+    assert agreed(root).missing(version.number) == []
+    put_version(root, version, "Ben")
+    assert agreed(root).standings(fewer, "careful")[0].changed == []
+
+
+def test_whom_a_profile_is_given_to_is_part_of_what_is_signed(root: Path) -> None:
+    given = PROFILES.model_copy(update={"users": {"kiosk": "careful"}})
+    version = save_version(root, PROFILES, "Ben")
+    sign(root, PROFILES, "careful")
+    write_profiles(root / "profiles.yaml", given, "by hand")
+    assert agreed(root).missing(version.number) == []  # it was signed without users
+    assert agreed(root).standings(given, "careful")[0].changed == ["profile"]
+    another = save_version(root, with_profile(given, "strict", STRICT), "Ben")
+    assert agreed(root).missing(another.number) == ["strict"]
 
 
 def test_what_was_signed_is_compared_part_by_part() -> None:

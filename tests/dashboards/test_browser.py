@@ -186,6 +186,7 @@ def test_a_profile_is_drafted_signed_put_in_force_and_a_new_score_ends_the_sign_
     page.get_by_role("button", name="Sign assistant").click()
     expect(page.get_by_role("table", name="Profiles of this version")).to_contain_text("Aiko (product)")
     assert fits(page)
+    page.get_by_label("Your name").last.fill("Chika")
     page.get_by_role("button", name="Put version 1 in force").click()
     expect(page.get_by_text("This is what is in force.")).to_be_visible()
     assert "version 1" in (here.root / "profiles.yaml").read_text(encoding="utf-8")

@@ -13,10 +13,10 @@ from dashboards.drafts import certify_draft, read_measured
 from dashboards.frames import open_family
 from dashboards.settings import FAMILY_VARIABLE, READ_ONLY_VARIABLE
 from dashboards.signoffs import Evidence, SignOff, profile_sha256, read_signoffs
-from dashboards.versions import read_log, read_versions, save_version
+from dashboards.versions import put_in_force, read_log, read_versions, save_version
 from dashboards.views.signing import page_of
 from mopo_eval.certification import Request, certify_family
-from mopo_eval.profiles import ThresholdProfile
+from mopo_eval.profiles import ThresholdProfile, write_profiles
 from tests.dashboards.running import healthy, opened, submit, text
 from tests.families import PROFILES, write_measured_family
 
@@ -103,7 +103,10 @@ def test_a_draft_is_saved_signed_put_in_force_and_rolled_back(root: Path) -> Non
     assert "This is what is in force." in text(healthy(app))
     app.selectbox(key="sign-version").select(2).run()  # what was found in force, saved before it was replaced
     submit(app, "force")
-    assert [entry.name for entry in read_log(root)[0]] == ["Chika", "Aiko"]  # who was last named on the page
+    assert app.error[0].value == "Say who you are."  # nobody answers for what another one named before them does
+    app.text_input(key="force-name").input("Dan")
+    submit(app, "force")
+    assert [entry.name for entry in read_log(root)[0]] == ["Chika", "Dan"]
     assert open_family(root).profiles == PROFILES
     tab(app, "history")
     page = text(app)
@@ -148,6 +151,65 @@ def test_the_organisations_floors_a_new_profile_and_a_removal_can_be_drafted(roo
     app.checkbox(key="draft-1-kiosk-remove").check().run()
     submit(healthy(app), "save-version")
     assert "kiosk" not in read_versions(root)[0][1].profiles.profiles
+
+
+def test_a_sign_off_bears_no_name_that_was_typed_for_another(root: Path) -> None:
+    app = opened(PAGE)
+    app.text_input(key="version-name").input("Ben")
+    submit(app, "save-version")
+    tab(app, "sign")
+    for who in ("Aiko", ""):
+        app.text_input(key="sign-name").input(who) if who else None
+        submit(app, "sign")
+    assert app.error[0].value == "Say who you are."
+    assert [entry.name for entry in read_signoffs(root)[0]] == ["Aiko"]
+
+
+def test_a_removal_is_signed_before_it_goes_into_force(root: Path) -> None:
+    save_version(root, with_profile(PROFILES, "careful", None), "Ben")
+    app = tab(opened(PAGE), "sign")
+    assert "somebody must sign: careful." in text(app)
+    assert "✕ removed" in text(app)
+    app.selectbox(key="sign-profile-1").select("careful").run()
+    assert downloads(app) == ["Download as YAML"]
+    assert [button.label for button in app.button if "removal" in button.label] == ["Sign the removal of careful"]
+    app.text_input(key="sign-name").input("Aiko")
+    submit(app, "sign")
+    app.text_input(key="force-name").input("Aiko")
+    submit(app, "force")
+    assert "careful" not in open_family(root).profiles.profiles
+
+
+def test_a_version_is_not_put_in_force_over_profiles_that_nobody_saw(root: Path) -> None:
+    version = save_version(root, PROFILES, "Ben")
+    write_profiles(
+        root / "profiles.yaml", with_profile(PROFILES, "first", ThresholdProfile(primary="safety")), "by hand"
+    )
+    put_in_force(root, version, "Ben", open_family(root).profiles, shown_sha256=open_family(root).profiles_sha256)
+    app = tab(opened(PAGE), "sign")
+    app.selectbox(key="sign-version").select(2).run()
+    by_hand = with_profile(PROFILES, "second", ThresholdProfile(primary="safety"))
+    write_profiles(root / "profiles.yaml", by_hand, "by hand")
+    app.text_input(key="force-name").input("Chika")
+    submit(app, "force")
+    assert "changed while the page was open" in app.error[0].value
+    assert open_family(root).profiles == by_hand
+    app.text_input(key="force-name").input("Chika")
+    submit(app, "force")
+    assert "first" in open_family(root).profiles.profiles
+
+
+def test_a_profile_that_users_have_is_not_removed_from_under_them(root: Path) -> None:
+    write_profiles(root / "profiles.yaml", PROFILES.model_copy(update={"users": {"mei": "balanced"}}), "by hand")
+    app = opened(PAGE)
+    app.selectbox(key="draft-name-0").select("balanced").run()
+    app.checkbox(key="draft-0-balanced-remove").check().run()
+    app.text_input(key="version-name").input("Ben")
+    submit(app, "save-version")
+    assert "user 'mei' has profile 'balanced', which is not among the profiles" in app.error[0].value
+    assert read_versions(root)[0] == []
+    tab(app, "sign")
+    assert "users: mei" in text(app)
 
 
 def test_yaml_and_report_are_offered(root: Path) -> None:
