@@ -8,7 +8,7 @@ dashboard with a login.
 import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -96,7 +96,7 @@ def users_of(profiles: ProfileFile, name: str) -> list[str]:
 def profile_sha256(profiles: ProfileFile, name: str) -> str:
     """Of the profile called ``name`` (or that there is none), its users, and the organisation's floors."""
     profile = profiles.profiles.get(name)
-    content = {
+    content: dict[str, Any] = {
         "name": name,
         "profile": profile.model_dump(mode="json") if profile else None,
         "organisation": profiles.organisation.model_dump(mode="json"),
