@@ -155,7 +155,10 @@ class AuditWriter:
             deaths = 1 if self._acknowledged > before else deaths + 1
             log.error("the audit's worker ended with status %s; starting another, nothing is lost", status)
             await asyncio.sleep(RESTART_SECONDS[min(deaths, len(RESTART_SECONDS)) - 1])
-            await self._start_worker()
+            try:
+                await self._start_worker()
+            except OSError as error:  # no memory, process or file left for one; its predecessor ends once more
+                log.error("the audit's worker cannot be started: %s; trying again", error)
 
     async def _read_acknowledgements(self, worker: asyncio.subprocess.Process) -> None:
         """Until the worker ends."""

@@ -1,5 +1,7 @@
 """The gateway's end of the audit: real processes, killed and stopped."""
 
+import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -7,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +93,30 @@ async def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_doubled(place:
         await writer.written(20)
         assert writer.queued == 0
     assert stored(place) == list(range(1, 401))
+
+
+async def test_a_worker_that_cannot_be_started_at_once_is_started_later(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mopo_serve.audit.writer.RESTART_SECONDS", (0.01,))
+    open_store(place).close()
+    async with writing(place, tmp_path) as writer:
+        start, refused = asyncio.create_subprocess_exec, 2
+
+        async def scarce(*command: str, **options: Any) -> asyncio.subprocess.Process:
+            nonlocal refused
+            refused -= 1
+            if refused >= 0:
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+            return await start(*command, **options)
+
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", scarce)
+        assert writer.worker_pid is not None
+        os.kill(writer.worker_pid, signal.SIGKILL)
+        writer.record(decision(1))
+        await writer.written(20)
+        assert refused == -1
+    assert stored(place) == [1]
 
 
 async def test_two_gateways_on_one_store(place: str, tmp_path: Path) -> None:
