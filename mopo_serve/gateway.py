@@ -4,6 +4,7 @@ The two generating routes are bare ASGI (``proxy``); everything else is a small 
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
@@ -187,6 +188,14 @@ class Gateway:
         return {"id": name, "object": "model", "created": self.routing.created, "owned_by": "mopo"}
 
     async def _resolve(self, request: Request) -> Response:
+        use = self.access.admit(request.scope[KEY])  # a mixture costs a linear program
+        try:
+            return await self._resolved(request)
+        finally:
+            if use is not None:
+                use.finish(0, time.monotonic())
+
+    async def _resolved(self, request: Request) -> Response:
         body = parse_body(await read_body(request.scope, request.receive, self._limits.body_bytes))
         routing, key = self.routing, request.scope[KEY]
         identity, profile = request.scope[IDENTITY], body.get("profile")

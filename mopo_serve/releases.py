@@ -127,7 +127,11 @@ class Releases:
 
     def _check(self, name: str) -> None:
         """Raise FamilyError if an adapter is not on disk as it was when it was scored."""
-        if adapter_fingerprint(self._places[name]) != self._served[name]:
+        try:
+            now = adapter_fingerprint(self._places[name])
+        except OSError:
+            now = "none"
+        if now != self._served[name]:
             raise FamilyError(
                 f"the adapter in '{self._places[name]}' has changed since the gateway began to serve it; start the "
                 "gateway again, which reads the new scores too."

@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from mopo_serve.access import KEY, Access, require
-from mopo_serve.audit.schema import TABLES
-from mopo_serve.audit.store import AuditStore, StoreUnavailable, open_store
+from mopo_serve.audit.schema import TABLES, AuditError
+from mopo_serve.audit.store import AuditStore, open_store
 from mopo_serve.audit.writer import AuditWriter, NotWritten
 from mopo_serve.client import read_body
 from mopo_serve.decisions import NOBODY, Decision
@@ -105,14 +105,14 @@ class Trail:
                 found = await asyncio.to_thread(self._watch.read)
                 if events := self._watch.apply(found):
                     await asyncio.to_thread(self._watch.keep, events)
-            except StoreUnavailable as error:
+            except AuditError as error:
                 log.warning("live floors stay as they are: %s", error)
 
     async def opinions(self, family: str) -> dict[str, dict[str, float]]:
         """What people say of one version, for the comparison of a rollout; nothing while the store is away."""
         try:
             return await asyncio.to_thread(opinions, self.store, family)
-        except StoreUnavailable as error:
+        except AuditError as error:
             log.warning("a rollout is compared without feedback: %s", error)
             return {}
 
@@ -156,7 +156,7 @@ class Trail:
         try:
             await self.writer.written()
             rows = await asyncio.to_thread(self.store.page, table, before, limit)
-        except (NotWritten, StoreUnavailable) as error:
+        except (NotWritten, AuditError) as error:
             raise unavailable("the audit store cannot be read now; try again", "audit_unavailable") from error
         return JSONResponse({"object": "list", "data": rows, "next": rows[-1]["seq"] if len(rows) == limit else None})
 
@@ -166,7 +166,7 @@ class Trail:
         try:
             await self.writer.written()
             return await asyncio.to_thread(give, self.store, body, key=name, everybody=everybody, time=time.time())
-        except (NotWritten, StoreUnavailable) as error:
+        except (NotWritten, AuditError) as error:
             log.warning("feedback was refused: %s", error)
             raise unavailable("the audit store cannot take feedback now; try again", "audit_unavailable") from error
 

@@ -245,6 +245,15 @@ async def test_limits_are_answered_429_with_a_time() -> None:
     assert int(answer.headers["retry-after"]) in range(20, 31)
 
 
+async def test_asking_what_would_serve_counts_as_a_request() -> None:
+    async with keyed(requests_per_minute=2) as caller:
+        asked = {"profile": "mixed", "objective_profile": {"floors": {"safety": 0.81}}}
+        answers = [
+            await caller.client.post("/v1/profiles/resolve", json=asked, headers=caller.headers) for _ in range(3)
+        ]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
 async def test_tokens_of_answers_and_of_streams_count_against_the_limit() -> None:
     engine = StubEngine()
     engine.body = b'{"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 6}}'

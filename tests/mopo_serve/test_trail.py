@@ -4,8 +4,9 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -223,6 +224,19 @@ async def test_a_store_that_vanished_refuses_feedback_and_answers_all_else(tmp_p
         for path in away.iterdir():
             shutil.move(path, tmp_path / path.name)
     assert [row["status"] for row in kept(tmp_path / "a.db")] == [200, 200]
+
+
+async def test_a_store_without_its_head_refuses_feedback_as_one_that_is_away_does(tmp_path: Path) -> None:
+    place = tmp_path / "a.db"
+    async with audited(place) as gateway:
+        first = (await gateway.ask()).headers["x-request-id"]
+        await gateway.trail.writer.written()
+        with closing(sqlite3.connect(place)) as store, store:
+            gone = store.execute("DELETE FROM heads WHERE chain = 'feedback' RETURNING chain, seq, hash").fetchall()
+        assert (await gateway.judge(first, scores={"safety": 1})).status_code == 503
+        with closing(sqlite3.connect(place)) as store, store:
+            store.executemany("INSERT INTO heads VALUES (?, ?, ?)", gone)
+        assert (await gateway.judge(first, scores={"safety": 1})).status_code == 200
 
 
 async def test_requests_are_refused_while_no_trace_of_them_could_be_kept(tmp_path: Path) -> None:
