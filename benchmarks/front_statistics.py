@@ -73,6 +73,17 @@ def share_of_floors_met(choose: FloatArray, test: FloatArray, floors: FloatArray
     return held / len(floors)
 
 
+def promises_kept(held: Sequence[FloatArray | None], floors: FloatArray) -> int:
+    """Of how many ``floors`` (F, K; NaN where free) the means (K,) ``held`` by the promised policy reach them.
+
+    None where nobody is promised, or the reference, which no cell measures.
+    """
+    return sum(
+        means is not None and bool((np.isnan(floor) | (means >= floor)).all())
+        for means, floor in zip(held, floors, strict=True)
+    )
+
+
 def at_divergence(curve: Sequence[tuple[float, float]], wanted: float) -> float:
     """Worth at divergence ``wanted`` of a ``curve`` of (divergence, worth): linear, beyond its ends the nearest."""
     kl, worth = np.array(sorted(curve)).T

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.front_statistics import policy_means, share_of_floors_met
+from benchmarks.front_statistics import policy_means, promises_kept, share_of_floors_met
 from benchmarks.front_worlds import MAX_TOKENS, SandboxWorld
 from benchmarks.three_objectives import command
 from mopo_eval.engine_choice import EngineChoice
@@ -94,23 +94,16 @@ def counted(world: SandboxWorld, seed: int, options: argparse.Namespace) -> list
     ]
     row = [str(seed), str(len(floors))]
     for side in promises:
-        row += [str(sum(policy is not None for policy, _ in side)), str(met([held for _, held in side], floors))]
+        held = [means for _, means in side]
+        row += [
+            str(sum(policy is not None for policy, _ in side)),
+            str(promises_kept(held, floors)),
+        ]
     primary = world.objectives.index(family.primary)
     for each in (values, np.concatenate([values, *(scores[None] for scores in added.values())])):
         chosen, tested = (policy_means(each[..., part]) for part in (split, ~split))
         row.append(f"{share_of_floors_met(chosen, tested, floors, primary) * len(floors):.0f}")
     return row
-
-
-def met(held: Sequence[FloatArray | None], floors: FloatArray) -> int:
-    """Of how many ``floors`` (F, K; NaN where free) the means (K,) ``held`` by the promised policy reach them.
-
-    None where nobody is promised, or the reference, which no cell measures.
-    """
-    return sum(
-        means is not None and bool((np.isnan(floor) | (means >= floor)).all())
-        for means, floor in zip(held, floors, strict=True)
-    )
 
 
 def measured_copy(world: SandboxWorld, seed: int, cell: Path, place: Path) -> Path:

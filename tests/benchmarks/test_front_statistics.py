@@ -11,6 +11,7 @@ from benchmarks.front_statistics import (
     interval,
     mean_hypervolume,
     policy_means,
+    promises_kept,
     resampled,
     share_of_floors_met,
 )
@@ -46,6 +47,12 @@ def test_floors_are_held_by_the_policy_that_was_chosen_for_them() -> None:
     floors = np.array([[np.nan, 0.4], [np.nan, 0.75], [np.nan, 0.85], [np.nan, 0.95]])
     # the first policy holds the first; the second was chosen for the next and fails; the third holds; nobody holds .95
     assert share_of_floors_met(choose, test, floors, primary=0) == 0.5
+
+
+def test_a_promise_is_kept_where_the_promised_policy_reaches_every_floor() -> None:
+    floors = np.array([[np.nan, 0.4], [np.nan, 0.75], [0.6, 0.3], [np.nan, 0.0]])
+    held = [np.array([0.1, 0.4]), np.array([0.9, 0.7]), np.array([0.6, 0.2]), None]
+    assert promises_kept(held, floors) == 1  # the second and the third miss one, and nobody is promised for the last
 
 
 def test_worth_at_a_divergence_is_read_between_the_settings() -> None:
