@@ -38,7 +38,7 @@ class ApiKey(BaseModel):
     audit: bool = False
     """May read the audit."""
     admin: bool = False
-    """May reload, roll out and drain. An admin key made without profiles may do nothing else."""
+    """May reload and roll out. An admin key made without profiles may do nothing else."""
     floors: Floors = {}
     """Floors that nothing lowers for this key."""
     requests_per_minute: Limit | None = None

@@ -83,7 +83,7 @@ def _paths() -> Schema:
         "/v1/completions": {"post": _completion("Continue a text.")},
         "/v1/profiles/resolve": {
             "post": _route(
-                "Which policy would serve, and why; generates nothing.", "Resolved", "403", "404", "413",
+                "Which policy would serve, and why; generates nothing.", "Resolved", "403", "404", "413", "429",
                 body="ResolveBody", headers=CHOICE,
             )
         },
