@@ -1,8 +1,8 @@
 """Keeps policies that people saw below a floor from serving a profile, and says so.
 
 Off unless a rule is given (``mopo-serve run --live-floors``). A suspended policy is one that no longer holds the
-profile's floors: the next certified policy serves, or what ``on_infeasible`` says. Requests that pin a policy or state
-floors of their own are still decided by certified bounds. Gateways on one store read the same judgements and agree.
+profile's floors: the next certified policy serves, or what ``on_infeasible`` says. Requests that pin a policy or name
+no profile are still decided by certified bounds. Gateways on one store read the same judgements and agree.
 """
 
 import dataclasses
