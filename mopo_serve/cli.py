@@ -205,11 +205,11 @@ def read_access(keys: Path | None, routing: "Routing") -> "Access":
     """The keys, with every name in them held against the family. Raises MopoError."""
     from mopo_eval.profiles import check_floor_names
     from mopo_serve.access import Access
-    from mopo_serve.key_file import default_key_file, read_keys
+    from mopo_serve.key_file import default_key_file, keys_to_serve
     from mopo_serve.keys import unknown_profiles
 
     path = keys or default_key_file()
-    ring = read_keys(path)
+    ring = keys_to_serve(path)
     living = [each for each in ring.keys.values() if each.revoked_at is None]
     for each in living:
         check_floor_names(each.floors, set(routing.family.objectives), where=f"key '{each.name}' in '{path}'")

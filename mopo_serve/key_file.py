@@ -53,13 +53,27 @@ def read_keys(path: Path) -> KeyRing:
         raise KeyFileError(f"cannot read API keys from '{path}': {error}. Check owner and permissions.") from error
 
 
+def keys_to_serve(path: Path) -> KeyRing:
+    """The keys in ``path`` for a gateway that starts. Raises KeyFileError, also where keys were made and are gone.
+
+    The lock's file, which stays, tells that some were made.
+    """
+    ring, lock = read_keys(path), _lock_of(path)
+    if not ring and lock.exists():
+        raise KeyFileError(
+            f"API keys were made in '{path}', and now it holds none. Restore it from a copy or make one with "
+            f"'mopo-serve key create NAME'; if the gateway shall be open again, remove '{lock}'."
+        )
+    return ring
+
+
 def create_key(path: Path, name: str, **scope: object) -> tuple[ApiKey, str]:
     """Add a key to ``path``; returns it and its text. Raises KeyFileError."""
+    try:
+        key, text = make_key(name, _now(), **scope)
+    except ValidationError as error:
+        raise KeyFileError(f"no such key can be made: {first_problem(error)}") from error
     with _changing(path) as keys:
-        try:
-            key, text = make_key(name, _now(), **scope)
-        except ValidationError as error:
-            raise KeyFileError(f"no such key can be made: {first_problem(error)}") from error
         if any(other.name == name and other.revoked_at is None for other in keys):
             raise KeyFileError(f"a key named '{name}' exists in '{path}'; revoke it first, or choose another name.")
         keys.append(key)
@@ -81,7 +95,7 @@ def _changing(path: Path) -> Iterator[list[ApiKey]]:
     """The keys in ``path``, written back when the block ends without an exception; others wait meanwhile."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
+        lock = os.open(_lock_of(path), os.O_CREAT | os.O_RDWR, 0o600)
     except OSError as error:
         raise KeyFileError(f"cannot write API keys to '{path}': {error}") from error
     try:
@@ -94,6 +108,10 @@ def _changing(path: Path) -> Iterator[list[ApiKey]]:
         _write(path, keys)
     finally:
         os.close(lock)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
 
 
 def _write(path: Path, keys: list[ApiKey]) -> None:

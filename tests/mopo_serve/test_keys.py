@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from mopo_serve.access import Access
 from mopo_serve.cli import main
-from mopo_serve.key_file import KeyFileError, create_key, default_key_file, read_keys, revoke_key
+from mopo_serve.key_file import KeyFileError, create_key, default_key_file, keys_to_serve, read_keys, revoke_key
 from mopo_serve.keys import ApiKey, KeyRing, make_key
 from mopo_serve.limits import Bucket, KeyUse, Usage
 from mopo_serve.openai_errors import ApiError
@@ -113,6 +113,22 @@ def test_a_broken_file_is_not_taken_for_an_empty_one(tmp_path: Path, content: st
     path.write_text(content)
     with pytest.raises(KeyFileError, match="not a file of API keys"):
         read_keys(path)
+
+
+def test_a_gateway_that_starts_is_not_open_because_its_keys_are_gone(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    assert not keys_to_serve(path)
+    with pytest.raises(KeyFileError, match="floors"):
+        create_key(path, "app", floors={"safety": 2})
+    assert not keys_to_serve(path)  # none was made
+    create_key(path, "app")
+    assert keys_to_serve(path)
+    path.unlink()
+    with pytest.raises(KeyFileError, match=r"remove .*keys\.json\.lock"):
+        keys_to_serve(path)
+    path.write_text('{"keys": []}')
+    with pytest.raises(KeyFileError, match="now it holds none"):
+        keys_to_serve(path)
 
 
 def test_keys_made_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
