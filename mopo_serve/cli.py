@@ -147,7 +147,7 @@ def run(  # noqa: PLR0913 - one parameter per option
         ]
         sinks = [RequestLog()] if log_requests else []
         gateway = create_gateway(
-            releases.first(routing, [engine.models for engine in running if engine.pid is None]),
+            releases.first(routing, [each.models for each in running if each.pid is None]),
             [engine.url for engine in running],
             limits=Limits(body_bytes=max_body),
             extras=Extras(

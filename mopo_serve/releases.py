@@ -171,7 +171,7 @@ class Releases:
 
 
 def names_of(versions: Iterable[Version]) -> set[str]:
-    """What engines call the policies of ``versions``."""
+    """What engines call the policies of all ``versions``."""
     return {version.engine_name(policy) for version in versions for policy in version.routing.cards}
 
 

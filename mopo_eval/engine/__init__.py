@@ -42,7 +42,7 @@ class Engine:
     restart: Callable[[], None] | None = field(default=None, compare=False)
     """Starts it again at its address after its death (`process.RunningEngine`); None if somebody else started it."""
     models: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """What one that somebody else started lists, and where it is from, as far as it says."""
+    """What one that somebody else started lists, each with where it is from, as far as it says."""
 
 
 @contextmanager
