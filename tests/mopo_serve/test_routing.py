@@ -1,5 +1,6 @@
 """Scores and profiles are those of ``tests.families``; ``certified_low`` is 0.05 below each mean."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,14 @@ def test_a_profile_gets_the_most_helpful_policy_that_holds_its_floors(model: str
 def test_a_floor_in_the_request_tightens_the_profile() -> None:
     decision = routing().decide("mopo/helpful", RequestedProfile(floors={"safety": 0.84}))
     assert decision.policy == "policy-02"  # 0.90 certified; policy-01 has 0.75
+
+
+def test_what_keeps_a_policy_from_a_profile_keeps_it_from_requests_with_floors_too() -> None:
+    table = dataclasses.replace(routing(), suspended={"balanced": frozenset({"policy-01"})})
+    tighter = RequestedProfile(floors={"safety": 0.71})
+    for requested in (None, tighter, RequestedProfile(selection="mixture"), RequestedProfile(floors={"safety": 0.0})):
+        assert table.decide("mopo/balanced", requested).policy in {"policy-00", "policy-02"}  # of a mixture, the first
+    assert table.decide("mopo", tighter).policy == table.decide("mopo/policy/policy-01").policy == "policy-01"
 
 
 def test_a_lower_floor_in_the_request_lowers_nothing() -> None:

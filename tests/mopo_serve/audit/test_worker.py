@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,19 @@ def test_a_postgresql_server_that_stops_is_waited_for(postgres: PostgresServer, 
     store = open_store(place, create=False)
     assert stored(store) == [1, 2, 3, 4, 5, 6]
     store.close()
+
+
+def test_what_is_acknowledged_was_told_to_reach_the_disk(
+    worker: Worker, sqlite_store: AuditStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sqlite_store.engine.connect() as connection:
+        pragmas = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
+    assert pragmas == ["wal", 2]  # 2: FULL, which syncs at every commit
+    synced: list[int] = []
+    monkeypatch.setattr("mopo_serve.audit.spill.os.fsync", lambda file: synced.append(os.fstat(file).st_size))
+    with sqlite_store.engine.begin():
+        assert worker.place(numbered(1, 2), give_up_at=never) == "spilled"
+    assert synced == [worker.spill.size] and worker.spill.path.stat().st_size == worker.spill.size > 0
 
 
 def test_a_full_spill_file_keeps_what_it_has(worker: Worker, sqlite_store: AuditStore, tmp_path: Path) -> None:
