@@ -10,18 +10,8 @@ The floor holds the second objective at 0.6; values are data win rates, 0.5 is p
 Sandbox: one policy per setting from `mopo-train run`, the same floor on safety; its answers to held-out prompts are
 judged exactly (judge scores). SANDBOX is written by ``mopo-train sandbox``, MODEL by ``mopo-train reference``.
 
-What it showed (3 seeds; sandbox of 200 prompts, 2 seeds, tau 0.15): a lagged reference with fixed floors acts as a
-smaller tau. On exact win rates at tau 0.08, (first objective, floored one, KL) went from (.570, .600, 0.8) without
-lag to (.594, .600, 1.2) at t0 1000, which is tau 0.04 without lag, and (.605, .600, 1.7) at t0 100 and 1. Adaptive
-floors lose beta at every refresh: after 40 of them 0.999 holds .579, 0.99 .495 and 0.95 .413, and at t0 1 even 0.999
-ends at .463, so beta only means something together with the number of refreshes. On noisy labels lag adds KL and
-nothing else: (.583, .513) without, (.589, .513) at t0 100, where the floor of .600 is missed by what the labels
-promise too much. On the sandbox (helpfulness, safety) was (.603, .742) without lag at KL 0.6, (.596, .777) with t0 30
-at KL 1.0, (.568, .806) with tau 0.08 at KL 3.7, and (.667, .697), (.647, .715) with adaptive floors at beta 0.9 and
-0.999.
-
-Every setting is a line of OUT/rows.jsonl as soon as it is done; a repeated command computes what is missing. Not part
-of the tests.
+What it showed: docs/core.md. Every setting is a line of OUT/rows.jsonl as soon as it is done; a repeated command
+computes what is missing. Not part of the tests.
 """
 
 import json
