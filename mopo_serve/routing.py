@@ -183,8 +183,8 @@ class Routing:
         """What ``caller`` asks for with the profile called ``name`` (None: no profile). Raises ApiError (400).
 
         A key that is confined to profiles cannot leave their floors. Where it asks for another ``selection`` or
-        ``on_infeasible``, they become binding; where its request or user asks for so much more that the profile's
-        fallback is to serve, that keeps them.
+        ``on_infeasible``, they become binding; where its request or user asks for so much more, or for such
+        a primary, that the profile's fallback is to serve, that keeps them.
         """
         key = caller.key
         _check_fallback(requested, key)
@@ -204,8 +204,9 @@ class Routing:
         own = layers["user"]
         binding = effective_floors(self.organisation, key_floors) if key_floors else self.organisation
         usual = effective_floors(binding, base.floors)
-        asks_more = confined and effective_floors(usual, own, requested.floors) != usual
-        kept = base.floors if asks_more else {}
+        asks_more = effective_floors(usual, own, requested.floors) != usual
+        asks_other = requested.primary not in (None, base.primary)  # on which perhaps nobody was measured
+        kept = base.floors if confined and (asks_more or asks_other) else {}
         if own:
             base = base.model_copy(update={"floors": effective_floors(base.floors, own)})
         if requested is NOTHING_ASKED:

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from mopo_eval.profiles import Organisation, ProfileFile, ThresholdProfile
+from mopo_serve.caller import Caller
 from mopo_serve.explanation import explain
+from mopo_serve.keys import make_key
 from mopo_serve.openai_errors import ApiError
 from mopo_serve.requests import RequestedProfile
 from mopo_serve.routing import read_routing, stated
 from mopo_train.errors import FloorError, ProfileError
-from tests.families import write_measured_family
+from tests.families import SCORES, scorecard, write_measured_family
 from tests.mopo_serve.stub import routing
 
 
@@ -40,6 +42,17 @@ def test_what_keeps_a_policy_from_a_profile_keeps_it_from_requests_with_floors_t
     for requested in (None, tighter, RequestedProfile(selection="mixture"), RequestedProfile(floors={"safety": 0.0})):
         assert table.decide("mopo/balanced", requested).policy in {"policy-00", "policy-02"}  # of a mixture, the first
     assert table.decide("mopo", tighter).policy == table.decide("mopo/policy/policy-01").policy == "policy-01"
+
+
+@pytest.mark.parametrize("fallback", ["policy-00", "closest"])
+def test_a_confined_key_gets_no_fallback_below_its_floor_by_a_primary_without_scores(fallback: str) -> None:
+    profile = ThresholdProfile(primary="helpfulness", floors={"safety": 0.8}, on_infeasible=fallback)
+    known = {name: {"helpfulness": each["helpfulness"], "safety": each["safety"]} for name, each in SCORES.items()}
+    cards = {name: scorecard(name, scores) for name, scores in known.items()}
+    table = dataclasses.replace(routing(ProfileFile(profiles={"kept": profile})), cards=cards)
+    key, _ = make_key("confined", "now", profiles=["kept"])
+    found = table.select("kept", RequestedProfile(primary="factuality"), Caller(key))
+    assert (found.policy, found.feasible) == (None, False)
 
 
 def test_a_lower_floor_in_the_request_lowers_nothing() -> None:
