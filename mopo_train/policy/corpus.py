@@ -215,11 +215,16 @@ def corpus_log_probabilities(
 
 
 def _known(path: Path, responses: int) -> FloatArray:
+    """What ``path`` holds; NaN where it does not exist or was damaged."""
+    nothing = np.full(responses, np.nan)
     if not path.is_file():
-        return np.full(responses, np.nan)
+        return nothing
     used(path)
-    known: FloatArray = np.load(path)
-    return known
+    try:
+        known: FloatArray = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return nothing
+    return known if known.shape == nothing.shape else nothing
 
 
 def _keep(path: Path, known: FloatArray) -> None:
