@@ -7,7 +7,6 @@ absent; processes that convert the same file at the same time write the same ent
 
 import hashlib
 import json
-import os
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator

@@ -1,6 +1,7 @@
 """The tokens of many responses in two flat files, memory-mapped: what is in memory does not grow with the data."""
 
 import hashlib
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -90,7 +91,7 @@ def _write(entry: Path, tokens: Tokens) -> None:
 
 
 def _append(path: Path, rows: Iterable[Ids], seen: Callable[[bytes], None]) -> IntArray:
-    sizes = []
+    sizes = array("q")
     with path.open("wb") as file:
         for row in rows:
             told = np.asarray(row, dtype=np.int32).tobytes()
