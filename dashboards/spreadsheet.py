@@ -10,8 +10,6 @@ import pandas as pd
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """How a cell begins that a spreadsheet would compute; in some countries also with the wide signs."""
-NOTHING = "-"
-"""No profile or policy, in the audit store; alone it computes nothing."""
 
 
 def csv_bytes(frame: pd.DataFrame) -> bytes:
@@ -24,6 +22,4 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
 
 
 def _inert(value: object) -> object:
-    if isinstance(value, str) and value.startswith(FORMULAS) and value != NOTHING:
-        return f"'{value}"
-    return value
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value

@@ -172,4 +172,5 @@ def _described(version: Version) -> dict[str, Any]:
         name: {"policy": each.policy, "weights": each.weights, "feasible": each.feasible}
         for name, each in routing.selections.items()
     }
-    return {"family": routing.identity, "version": version.fingerprint, "profiles": profiles}
+    told = {"family": routing.identity, "version": version.fingerprint}
+    return {**told, "organisation": routing.organisation, "profiles": profiles}

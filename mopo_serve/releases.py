@@ -42,10 +42,10 @@ class Releases:
         """
         names, places = {}, adapter_places(self.root, routing)
         for policy, fingerprint in adapter_fingerprints(self.root, routing).items():
-            name, place = policy, places[policy]
-            loaded = [each for models in listed for each, origin in models.items() if Path(origin) == place]
-            if any(each.startswith(f"{policy}@") for each in loaded):
-                name = names[policy] = f"{policy}@{fingerprint}"
+            name, place, newest = policy, places[policy], f"{policy}@{fingerprint}"
+            every = [(each, Path(origin)) for models in listed for each, origin in models.items()]
+            if any(each == newest or (each.startswith(f"{policy}@") and origin == place) for each, origin in every):
+                name = names[policy] = newest
                 if any(name not in models for models in listed):
                     raise EngineError(
                         f"not every engine serves the adapter that is in '{place}' now: another one was loaded from "
@@ -77,7 +77,8 @@ class Releases:
         for name, policy in missing.items():
             await self._load(pool, name, places[policy])
             self._served[name], self._places[name] = wanted[policy], places[policy]
-        await asyncio.gather(*(self.complete(replica) for replica in pool.replicas), return_exceptions=True)
+        well = [replica for replica in pool.replicas if replica.well]  # others are completed when they return
+        await asyncio.gather(*map(self.complete, well), return_exceptions=True)
         changed = {policy: name for policy, name in names.items() if name != policy}
         return await asyncio.to_thread(version_of, routing, place, table, changed)
 

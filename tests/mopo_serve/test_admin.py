@@ -232,6 +232,8 @@ async def test_a_new_profile_version_takes_its_share_of_conversations_sticky_and
     async with operated(root, StubEngine(), kept) as (_, client):
         told = await admin(client, "rollout", profiles=str(careful), share=0.3)
         assert (told.status_code, told.json()["share"]) == (200, 0.3)
+        assert told.json()["stable"]["organisation"] == {"safety": 0.5}
+        assert told.json()["candidate"]["organisation"] == {}  # the file says nothing of them
 
         async def policies() -> list[str]:
             return [(await chat(client, user=f"user-{number}")).headers["x-mopo-policy"] for number in range(USERS)]

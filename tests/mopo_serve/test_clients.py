@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from openai import OpenAI
@@ -18,6 +21,8 @@ from tests.mopo_serve.test_end_to_end import Served, serving
 
 pytestmark = pytest.mark.vllm
 SCHEMA = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"]}
+
+CHANGED = ("policy-00", "policy-02")
 
 
 class Keyed:
@@ -68,6 +73,46 @@ def test_the_openai_client_has_structured_output_log_probabilities_and_counts(ke
     with OpenAI(base_url=f"{keyed.url}/v1", api_key="wrong", max_retries=0) as client:
         with pytest.raises(openai.AuthenticationError):
             client.models.list()
+
+
+def test_vllm_takes_a_changed_adapter_while_it_serves(tiny_family: Path, vllm_engine: Engine, tmp_path: Path) -> None:
+    root, keys = tmp_path / "family", tmp_path / "keys.json"
+    shutil.copytree(tiny_family, root)
+    (_, app), (_, ops) = create_key(keys, "app", pin=True), create_key(keys, "ops", admin=True, profiles=[])
+    ask: Any = {"messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "max_tokens": 20}
+    one, other = (root / "policies" / name / "adapter_model.safetensors" for name in CHANGED)
+
+    def answers(client: OpenAI) -> list[str | None]:
+        models = [f"mopo/policy/{name}" for name in CHANGED]
+        return [client.chat.completions.create(model=model, **ask).choices[0].message.content for model in models]
+
+    def reload(url: str) -> None:
+        told = httpx.post(f"{url}/admin/reload", headers={"authorization": f"Bearer {ops}"}, timeout=60)
+        assert told.status_code == 200, told.text
+
+    def loaded() -> list[str]:
+        listed = httpx.get(f"{vllm_engine.url}/v1/models").json()["data"]
+        return [model["id"] for model in listed if model["root"].startswith(str(root.resolve()))]
+
+    with serving(root, "--engine", vllm_engine.url, "--keys", str(keys), "--audit", "none") as running:
+        with OpenAI(base_url=f"{running.url}/v1", api_key=app, max_retries=0) as client:
+            first, second = answers(client)
+            assert first != second
+            weights = one.read_bytes()
+            one.write_bytes(other.read_bytes())
+            reload(running.url)
+            assert answers(client) == [second, second]
+            assert [name.partition("@")[0] for name in loaded()] == [CHANGED[0]]
+    with serving(root, "--engine", vllm_engine.url, "--keys", str(keys), "--audit", "none") as running:
+        with OpenAI(base_url=f"{running.url}/v1", api_key=app, max_retries=0) as client:
+            assert answers(client) == [second, second]  # the policy's id still stands for the old one there
+            (changed,) = loaded()
+            one.write_bytes(weights)
+            reload(running.url)
+            assert answers(client) == [first, second]
+            deadline = time.monotonic() + 20
+            while changed in loaded():
+                assert time.monotonic() < deadline
 
 
 LITELLM = """

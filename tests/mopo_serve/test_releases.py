@@ -114,6 +114,8 @@ def test_a_gateway_that_starts_again_uses_what_was_loaded_while_the_engine_ran(r
     assert (version.engine_name("policy-01"), version.engine_name("policy-02")) == (name, "policy-02")
     elsewhere = before | {"policy-01@0123456789ab": "/candidate/policies/policy-01"}  # of a rollout that was cut short
     assert Releases(root, None).first(routing, [elsewhere]).engine_name("policy-01") == "policy-01"
+    promoted = before | {name: "/candidate/policies/policy-01"}  # and then copied here
+    assert Releases(root, None).first(routing, [promoted]).engine_name("policy-01") == name
     with pytest.raises(EngineError, match="not every engine serves the adapter"):
         Releases(root, None).first(routing, [now, before])
     trained(root, b"B")
