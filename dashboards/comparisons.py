@@ -141,6 +141,7 @@ def lines_chart(frame: pd.DataFrame, x: str, unit: str, names: Mapping[str, str]
 def _with_legend(figure: go.Figure) -> go.Figure:
     """Above the chart, where it needs no width."""
     legend = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 13}}
+    legend["bgcolor"] = "rgba(255, 255, 255, 0)"  # so that it hides nothing, where it is drawn before there is room
     figure.update_layout(showlegend=True, legend=legend)
     figure.update_layout(margin={"t": 34})
     return figure

@@ -41,4 +41,4 @@ def _section(section: Section) -> str:
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in section.columns)
     rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in section.rows)
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-    return f"<h2>{escape(section.heading)}</h2>{sentences}{table if section.columns else ''}"
+    return f"<h2>{escape(section.heading)}</h2>{sentences}{table if section.rows else ''}"

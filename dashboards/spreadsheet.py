@@ -10,6 +10,8 @@ import pandas as pd
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """How a cell begins that a spreadsheet would compute; in some countries also with the wide signs."""
+NOTHING = "-"
+"""No profile or policy, in the audit store; alone it computes nothing."""
 
 
 def csv_bytes(frame: pd.DataFrame) -> bytes:
@@ -22,4 +24,6 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
 
 
 def _inert(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
+    if isinstance(value, str) and value.startswith(FORMULAS) and value != NOTHING:
+        return f"'{value}"
+    return value

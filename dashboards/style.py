@@ -13,6 +13,7 @@ STYLE = f"""<style>
 .stApp [data-testid="stSidebarNavLink"] [data-testid="stIconMaterial"] {{ color: {palette.MUTED} !important;
   opacity: 1; }}
 .stApp [aria-checked="true"] p, .stApp [aria-pressed="true"] p {{ color: {palette.DEEP_BLUE}; }}
+.stApp a:focus-visible {{ outline: 2px solid {palette.BLUE}; outline-offset: -2px; }}
 .m-facts {{ color: {palette.MUTED}; font-size: 0.93rem; }}
 .m-facts b {{ color: {palette.INK}; font-weight: 600; }}
 .m-facts span + span::before {{ content: "·"; padding: 0 0.5em; color: {palette.GREY}; }}
@@ -29,7 +30,10 @@ STYLE = f"""<style>
 .m-key span {{ display: inline-flex; align-items: center; gap: 0.4rem; }}
 .m-key i {{ display: inline-block; width: 6rem; height: 9px; border-radius: 2px; }}
 .m-key img {{ flex: none; }}
-.m-table .long {{ display: inline-block; min-width: 13rem; white-space: normal; max-width: 34rem; line-height: 1.35; }}
+/* Long text breaks wherever it must: Japanese has no spaces, and names may have none. */
+.m-table .long {{ display: inline-block; min-width: 13rem; white-space: normal; max-width: 34rem; line-height: 1.35;
+  word-break: normal; overflow-wrap: anywhere; }}
+.stApp h1, .stApp h2, .m-facts, .m-verdict, .m-note {{ overflow-wrap: anywhere; }}
 .stApp [data-testid="stSlider"] {{ margin-bottom: -0.45rem; }}
 .stApp .annotation-text {{ paint-order: stroke; stroke: {palette.PAPER}; stroke-opacity: 0.85; stroke-width: 3px; }}
 /* A shade at the right edge, which the end of the table brings its cover for: seen while there is more to scroll to. */

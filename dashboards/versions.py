@@ -96,9 +96,10 @@ def read_log(root: Path) -> tuple[list[PutInForce], list[str]]:
     return read_journal(root / DIRECTORY / LOG, PutInForce)
 
 
-def number_in_force(versions: list[Version], profiles: ProfileFile) -> int | None:
-    """The latest version that says what ``profiles`` say; None if none does."""
-    return max((version.number for version in versions if version.profiles == profiles), default=None)
+def number_in_force(versions: list[Version], log: list[PutInForce], profiles: ProfileFile) -> int | None:
+    """The version that says what ``profiles`` say: the one last put in force, else the latest; None if none does."""
+    same = [version.number for version in versions if version.profiles == profiles]
+    return log[-1].version if log and log[-1].version in same else max(same, default=None)
 
 
 def put_in_force(
@@ -137,8 +138,7 @@ def _keep(root: Path, current: ProfileFile | None, found: bytes | None) -> int |
         kept.parent.mkdir(exist_ok=True)
         kept.write_bytes(found)
         return None
-    versions, _ = read_versions(root)
-    if (number := number_in_force(versions, current)) is not None:
+    if (number := number_in_force(read_versions(root)[0], read_log(root)[0], current)) is not None:
         return number
     return save_version(root, current, "profiles.yaml", "found in force, saved before it was replaced").number
 

@@ -7,17 +7,14 @@ absent; processes that convert the same file at the same time write the same ent
 
 import hashlib
 import json
-import os
-import shutil
 import struct
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from mopo_train import dialogues, formats, ratings, rows
-from mopo_train.cache import cache_root, tidy, used
+from mopo_train.cache import cache_limit, cache_root, stored, tidy, used
 from mopo_train.errors import DataError
 from mopo_train.formats import Converted, Rated, Skipped, SourceFormat
 from mopo_train.rows import Comparison, RowError
@@ -68,11 +65,12 @@ def convert(raw: RawRows, source_format: SourceFormat, objective: str) -> Canoni
     """The rows of ``raw`` in canonical form, from the cache where they were converted before. Raises DataError."""
     import datasets
 
+    cache_limit()  # nonsense there is told before work is spent
     root = cache_root()
     entry = root / _entry_name(raw.key(), source_format.name, objective)
     if not _is_whole(entry):
         try:
-            _write_entry(entry, raw, source_format, objective)
+            stored(entry, _is_whole, lambda partial: _write_entry(partial, raw, source_format, objective))
         except OSError as error:
             raise DataError(
                 f"cannot write the converted rows of '{raw.name}' to '{root}': {error.strerror or error}; "
@@ -97,21 +95,10 @@ def _is_whole(entry: Path) -> bool:
 
 
 def _write_entry(entry: Path, raw: RawRows, source_format: SourceFormat, objective: str) -> None:
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=entry.parent))
-    try:
-        skipped: Counter[str] = Counter()
-        found = _comparisons(raw, source_format, objective, skipped, partial)
-        _write_rows(partial / "rows.arrow", found, chosen_first=source_format.chosen_first)
-        (partial / "skipped.json").write_text(json.dumps(skipped), encoding="utf-8")
-        try:
-            os.rename(partial, entry)
-        except OSError:
-            if not _is_whole(entry):  # otherwise another process was first
-                shutil.rmtree(entry)
-                os.rename(partial, entry)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    skipped: Counter[str] = Counter()
+    found = _comparisons(raw, source_format, objective, skipped, entry)
+    _write_rows(entry / "rows.arrow", found, chosen_first=source_format.chosen_first)
+    (entry / "skipped.json").write_text(json.dumps(skipped), encoding="utf-8")
 
 
 def _comparisons(

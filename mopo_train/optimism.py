@@ -25,7 +25,8 @@ multipliers and the reweighting of prompts are few numbers shared by all prompts
 fitted moves a bound by less than its own error (simulated in ``benchmarks/robust.py``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import scipy.special
@@ -33,10 +34,12 @@ import scipy.stats
 
 from mopo_train.dual import Solution
 from mopo_train.robust import Radius, lower_value, radii
-from mopo_train.winrates import BoolArray, FloatArray, Labelled, LabelSums, WinRates, label_sums, sum_by_prompt
+from mopo_train.winrates import FloatArray, IntArray, Labelled, LabelSums, WinRates, label_sums, sum_by_prompt
 
 PRIOR = 2.0
 """Labels at 1/2 that the guess of a comparison's mean label starts from."""
+TOGETHER = 2**16
+"""Comparisons that are worked on at a time, which bounds the memory."""
 
 
 def with_bounds(
@@ -81,31 +84,53 @@ def honest_values(
     """(K, P) values that the policy of ``point`` exceeds on average over the labels: see the module."""
     weights = _weights(rates, point)  # (K, P)
     policy = _Policy(point.score, tau, rates)
-    heard = np.where(sums.total > 0, rates.rates, 0.0)
-    found = sum_by_prompt(np.ascontiguousarray(heard.T) * policy.share, rates.starts)
-    labelled = ~np.isnan(data.labels)  # (R, K)
-    pull = np.where(labelled, weights[:, data.prompt].T, 0.0)  # (R, K) score per unit of win rate
+    heard = (np.where(sums.total[:, k] > 0, rates.rates[:, k], 0.0) for k in range(len(rates.objectives)))
+    values = np.stack([sum_by_prompt(each * policy.share, rates.starts) for each in heard])
+    penalties = np.zeros_like(values)
+    for begin in range(0, len(data.prompt), TOGETHER):
+        rows = _Rows.of(data, slice(begin, begin + TOGETHER))
+        for k, penalty in enumerate(_penalties(rows, sums, policy, weights, independent=independent)):
+            np.add.at(penalties[k], rows.prompt, penalty)
+    return values - penalties
+
+
+class _Rows(NamedTuple):
+    """Some comparisons: fields as those of `winrates.Labelled`."""
+
+    labels: FloatArray
+    weight: FloatArray
+    prompt: IntArray
+    first: IntArray
+    second: IntArray
+
+    @classmethod
+    def of(cls, data: Labelled, rows: slice) -> "_Rows":
+        return cls(*(getattr(data, name)[rows] for name in cls._fields))
+
+
+def _penalties(
+    rows: _Rows, sums: LabelSums, policy: "_Policy", weights: FloatArray, *, independent: bool
+) -> Iterator[FloatArray]:
+    """For each objective, what comparisons (R,) give too much to their prompt's value; 0 for one without the label."""
+    labelled = ~np.isnan(rows.labels)  # (R, K)
+    pull = np.where(labelled, weights[:, rows.prompt].T, 0.0)  # (R, K) score per unit of win rate
     parts = np.stack(
-        [data.weight[:, None] / np.where(labelled, sums.total[side], 1.0) for side in (data.first, data.second)]
+        [rows.weight[:, None] / np.where(labelled, sums.total[side], 1.0) for side in (rows.first, rows.second)]
     )  # (2, R, K)
-    label = np.where(labelled, data.labels, 0.0)
+    label = np.where(labelled, rows.labels, 0.0)
     up, down = pull * (1 - label), pull * -label  # (R, K) change of a score where a label becomes 1, or 0
-    every = policy.changed(data, _moves(up, parts)), policy.changed(data, _moves(down, parts))  # (2, R) each
-    for k in range(len(rates.objectives)):
-        seen = labelled[:, k]
-        part = parts[:, seen, k]
+    every = policy.changed(rows, _moves(up, parts)), policy.changed(rows, _moves(down, parts))  # (2, R) each
+    for k in range(rows.labels.shape[1]):
         if independent:
-            alone = np.zeros(len(rates.objectives))
+            alone = np.zeros(rows.labels.shape[1])
             alone[k] = 1.0
-            high, low = (policy.changed(data, _moves(move * alone, parts)) for move in (up, down))
+            high, low = (policy.changed(rows, _moves(move * alone, parts)) for move in (up, down))
         else:
             high, low = every
-        risen = part * (high - low)[:, seen]  # (2, rows): what the first gains and the second loses
-        guess = _guess(data, rates, sums, k, seen)
-        tangent = guess**2 + (1 - 2 * guess) * label[seen, k]
-        penalty = tangent * (risen[0] - risen[1])
-        found[k] -= np.bincount(data.prompt[seen], weights=penalty, minlength=rates.prompts)
-    return found
+        risen = parts[:, :, k] * (high - low)  # (2, R): what the first gains and the second loses
+        guess = _guess(rows, label[:, k], sums, k)
+        tangent = guess**2 + (1 - 2 * guess) * label[:, k]
+        yield np.where(labelled[:, k], tangent * (risen[0] - risen[1]), 0.0)
 
 
 class _Policy:
@@ -118,12 +143,12 @@ class _Policy:
         self._sum = sum_by_prompt(self._weight, rates.starts)
         self.share: FloatArray = self._weight / self._sum[rates.prompt_of()]
 
-    def changed(self, data: Labelled, moves: FloatArray) -> FloatArray:
+    def changed(self, rows: _Rows, moves: FloatArray) -> FloatArray:
         """(2, R) shares of the first and second response of each row if ``moves`` (2, R) joined their scores."""
-        before = np.stack([self._weight[data.first], self._weight[data.second]])
+        before = np.stack([self._weight[rows.first], self._weight[rows.second]])
         with np.errstate(over="ignore", invalid="ignore"):
             after = before * np.exp(np.minimum(moves / self._tau, 700.0))
-            others = np.maximum(self._sum[data.prompt] - before.sum(axis=0), 0.0)
+            others = np.maximum(self._sum[rows.prompt] - before.sum(axis=0), 0.0)
             shares: FloatArray = after / (others + after.sum(axis=0))
         return shares
 
@@ -159,13 +184,12 @@ def _reweighting(values: FloatArray, chi: float) -> FloatArray:
     return t
 
 
-def _guess(data: Labelled, rates: WinRates, sums: LabelSums, k: int, rows: BoolArray) -> FloatArray:
-    """(rows,) the mean label of a comparison, guessed from the other comparisons of its two responses."""
-    label, weight = data.labels[rows, k], data.weight[rows]
+def _guess(rows: _Rows, label: FloatArray, sums: LabelSums, k: int) -> FloatArray:
+    """(R,) the mean label of a comparison, guessed from the other comparisons of its two responses."""
     lead = np.zeros(len(label))
-    for side, won, sign in ((data.first[rows], label, 1.0), (data.second[rows], 1 - label, -1.0)):
-        left = np.maximum(sums.total[side, k] - weight, 0.0)
-        rest = np.where(left > 1e-9, np.clip((sums.won[side, k] - weight * won), 0.0, left), 0.0)
+    for side, won, sign in ((rows.first, label, 1.0), (rows.second, 1 - label, -1.0)):
+        left = np.maximum(sums.total[side, k] - rows.weight, 0.0)
+        rest = np.where(left > 1e-9, np.clip((sums.won[side, k] - rows.weight * won), 0.0, left), 0.0)
         lead += sign * (rest + PRIOR / 2) / (left + PRIOR)
     return np.clip(0.5 + lead / 2, 0.0, 1.0)
 

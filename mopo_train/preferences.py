@@ -1,4 +1,4 @@
-"""Preference data in memory: integer and label arrays over texts that stay in memory-mapped Arrow.
+"""Preference data: integer and label arrays over texts that stay in memory-mapped Arrow; long ones are mapped, too.
 
 ``mopo_train.naming`` says what is asked for, ``sources`` where it lies, ``formats`` what its columns mean, and
 ``canonical`` makes Arrow of it. Prompts and responses are told apart by digests of their texts, so nothing here depends
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mopo_train.canonical import convert
+from mopo_train.columns import mapped
 from mopo_train.errors import DataError
 from mopo_train.family import DataSummary
 from mopo_train.indices import (
@@ -158,7 +159,7 @@ def _assemble(
 
     rows = parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
     table = rows.data
-    labels = label_matrix(table, objectives)
+    labels = mapped(label_matrix(table, objectives))
     keys = row_digests(table)
     prompts = distinct(keys[:, 0:2])
     responses = distinct(keys[:, 2:6].reshape(-1, 2))  # a and b of a row are neighbours: (2R,)
@@ -166,15 +167,15 @@ def _assemble(
     order = np.argsort(prompt_of, kind="stable")  # (Y,) contiguous per prompt, then first appearance
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    sides = rank[responses.number].reshape(-1, 2)  # (R, 2)
+    first, second = (mapped(side) for side in rank[responses.number].reshape(-1, 2).T)  # (R,) each
     return PreferenceData(
         objectives=objectives,
         labels=labels,
-        weight=table.column("weight").to_numpy(),
-        prompt=prompts.number,
-        first=sides[:, 0],
-        second=sides[:, 1],
-        response_prompt=prompt_of[order],
+        weight=mapped(table.column("weight").to_numpy()),
+        prompt=mapped(prompts.number),
+        first=first,
+        second=second,
+        response_prompt=mapped(prompt_of[order]),
         group=split_groups(table, prompts),
         prompt_key=keys[prompts.first, 0:2],
         summary=DataSummary(
@@ -187,5 +188,5 @@ def _assemble(
         skipped=skipped,
         rows=rows,
         _prompt_row=prompts.first,
-        _response_place=responses.first[order],
+        _response_place=mapped(responses.first[order]),
     )

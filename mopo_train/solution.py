@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mopo_train.columns import mapped
 from mopo_train.errors import DataError, FloorError
 from mopo_train.robust import Lower, Radius, lower_value, radii
 from mopo_train.tilting import Problem, quality, scores, tilt_scores, values_by_prompt
@@ -90,8 +91,8 @@ def describe(
     return Solution(
         floors=asked,
         multipliers=multipliers,
-        ratio=ratio,
-        score=tilted.score,
+        ratio=mapped(ratio),
+        score=mapped(tilted.score),
         predicted=predicted,
         predicted_low=low,
         chi=chi,

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mopo_train.columns import mapped
 from mopo_train.errors import DataError, FloorError
 
 FloatArray = npt.NDArray[np.float64]
@@ -164,7 +165,7 @@ def from_rates(
     sums = sum_by_prompt(share, bounds)
     if not ((share > 0).all() and np.allclose(sums, 1.0, rtol=0, atol=1e-9)):
         raise DataError("masses must be positive and sum to 1 over the responses of each prompt")
-    return WinRates(tuple(objectives), values, carries, bounds, share)
+    return WinRates(tuple(objectives), mapped(values), carries, bounds, mapped(share))
 
 
 class Comparisons(NamedTuple):

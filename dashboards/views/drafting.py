@@ -32,6 +32,8 @@ class Draft(NamedTuple):
     """Of the profile, also of one that is to be removed; None for the organisation's floors."""
     profiles: ProfileFile
     """All profiles with the draft in its place."""
+    start: tuple[int, ProfileFile]
+    """The version that it starts from, and what that says."""
 
 
 def show(view: FamilyView, agreed: Agreed, t: Catalogue) -> None:
@@ -47,7 +49,7 @@ def show(view: FamilyView, agreed: Agreed, t: Catalogue) -> None:
         else:
             show_all(view, agreed, draft, t)
     if draft is not None:
-        save(view, agreed, draft, t)
+        save(view, draft, t)
 
 
 def ask(view: FamilyView, agreed: Agreed, t: Catalogue) -> Draft | None:
@@ -60,6 +62,7 @@ def ask(view: FamilyView, agreed: Agreed, t: Catalogue) -> Draft | None:
             t("profiles.start_from"), list(choices), format_func=lambda n: version_title(agreed, n, t), key="draft-base"
         )
     base = choices[number]
+    start = (number, base)
     told = {NEW: t("profiles.new"), ORGANISATION: t("profiles.organisation")}
     names = [*base.profiles, NEW, ORGANISATION]
     chosen: str = st.selectbox(
@@ -68,7 +71,7 @@ def ask(view: FamilyView, agreed: Agreed, t: Catalogue) -> Draft | None:
     place = f"draft-{number}-{chosen.strip()}"
     if chosen == ORGANISATION:
         floors = ask_floors(view, base.organisation.floors, place, t)
-        return Draft(None, with_organisation(base, floors))
+        return Draft(None, with_organisation(base, floors), start)
     name = chosen
     if chosen == NEW:
         name = st.text_input(t("profiles.name"), placeholder="careful", key=f"{place}-name").strip()
@@ -77,8 +80,8 @@ def ask(view: FamilyView, agreed: Agreed, t: Catalogue) -> Draft | None:
     before = base.profiles.get(name) or ThresholdProfile(primary=view.family.primary)
     profile = ask_profile(view, before, place, t)
     if chosen != NEW and st.checkbox(t("profiles.remove"), key=f"{place}-remove"):
-        return Draft(name, with_profile(base, name, None))
-    return Draft(name, with_profile(base, name, profile))
+        return Draft(name, with_profile(base, name, None), start)
+    return Draft(name, with_profile(base, name, profile), start)
 
 
 def ask_profile(view: FamilyView, before: ThresholdProfile, place: str, t: Catalogue) -> ThresholdProfile:
@@ -89,12 +92,11 @@ def ask_profile(view: FamilyView, before: ThresholdProfile, place: str, t: Catal
     primary = st.selectbox(t("front.maximises"), primaries, index=index, format_func=t.title, key=f"{place}-primary")
     floors = ask_floors(view, before.floors, place, t)
     outcomes = ["reject", "closest", *(policy.id for policy in view.family.policies)]
-    told = {"reject": t("profiles.reject"), "closest": t("profiles.closest")}
     otherwise = st.selectbox(
         t("profiles.otherwise"),
         outcomes,
         index=outcomes.index(before.on_infeasible) if before.on_infeasible in outcomes else 0,
-        format_func=lambda name: told.get(name) or t("profiles.serve", policy=name),
+        format_func=lambda name: outcome(name, t),
         key=f"{place}-otherwise",
     )
     mixed = st.checkbox(t("profiles.mixture"), value=before.selection == "mixture", key=f"{place}-mixture")
@@ -103,6 +105,12 @@ def ask_profile(view: FamilyView, before: ThresholdProfile, place: str, t: Catal
     selection = "mixture" if mixed else "single"
     update = {"primary": primary, "floors": floors, "on_infeasible": otherwise, "selection": selection}
     return ThresholdProfile.model_validate(before.model_dump() | update)
+
+
+def outcome(name: str, t: Catalogue) -> str:
+    """What happens where no policy holds every floor."""
+    told = {"reject": t("profiles.reject"), "closest": t("profiles.closest")}
+    return told.get(name) or t("profiles.serve", policy=name)
 
 
 def ask_floors(view: FamilyView, before: dict[str, float], place: str, t: Catalogue) -> dict[str, float]:
@@ -203,7 +211,9 @@ def change_value(value: str | float | None, change: Change, t: Catalogue) -> Cel
         return Cell("–", "number")
     if isinstance(value, float):
         return Cell(f"{value:.2f}", "number")
-    return Cell(t.title(value) if change.what == "primary" else value, "number")
+    if change.what == "primary":
+        return Cell(t.title(value), "number")
+    return Cell(t(f"profiles.selection_{value}") if change.what == "selection" else outcome(value, t), "number")
 
 
 def show_effect(view: FamilyView, before: Selection, after: Selection, t: Catalogue) -> None:
@@ -275,18 +285,23 @@ def show_all(view: FamilyView, agreed: Agreed, draft: Draft, t: Catalogue) -> No
     shared.table(heads, rows, t("front.profiles_table"))
 
 
-def save(view: FamilyView, agreed: Agreed, draft: Draft, t: Catalogue) -> None:
-    """Save the draft as the next version."""
+def save(view: FamilyView, draft: Draft, t: Catalogue) -> None:
+    """Save the draft as the next version. Where somebody changed what it starts from, it is shown first."""
     if shared.settings().read_only:
         return
+    seen = st.session_state.get("draft-seen", draft.start)
+    st.session_state["draft-seen"] = draft.start
     with st.form("save-version"):
         left, right = st.columns([1, 2])
         name = shared.ask_name(left, key="version-name")
         note = right.text_input(t("profiles.note"), max_chars=5000, key="version-note")
-        number = 1 + max((version.number for version in agreed.versions), default=0)
-        if st.form_submit_button(t("profiles.save", number=number), type="primary", icon=":material/save:"):
+        # Its label has no number: another one, since somebody else saved, would be another button, and a click be lost.
+        if st.form_submit_button(t("profiles.save"), type="primary", icon=":material/save:"):
             if not name.strip():
                 st.error(t("answers.name_needed"))
+                return
+            if seen != draft.start:
+                st.error(t("profiles.other_start"))
                 return
             try:
                 policies = [policy.id for policy in view.family.policies]

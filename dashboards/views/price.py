@@ -14,7 +14,6 @@ from dashboards.matrix import ScoreMatrix
 from dashboards.points import Span, padded
 from dashboards.price import Step, dearest, price_steps, staircase, with_intervals
 from dashboards.views import shared
-from mopo_eval.profiles import Floors
 
 SOURCE = attrgetter("source")
 Corners = dict[str, list[float]]
@@ -65,7 +64,7 @@ def show_objective(view: FamilyView, name: str, steps: list[Step], drawn: tuple[
         return
     floors, primary = view.profiles.organisation.floors, view.family.primary
     st.html(markup.verdict(told(steps, name, primary, t), t("price.ends", end=_held(steps[-1].end)), feasible=True))
-    left, right = st.columns([1, 1.1], gap="large")
+    left, right = st.columns([1, 1.35], gap="medium")
     with left:
         axes = t("price.floor_axis", name=t.objective(name)), t("price.primary_axis", primary=t.objective(primary))
         figure = comparisons.price_chart(drawn[0], axes, floors.get(name), t("price.infeasible"), drawn[1])
@@ -76,7 +75,7 @@ def show_objective(view: FamilyView, name: str, steps: list[Step], drawn: tuple[
             entries.append(("floor-line", t("price.key_floor")))
         st.html(markup.key(entries))
     with right:
-        show_table(steps, name, floors, view.measured[0].confidence)
+        show_table(view, steps, name, drawn[0])
 
 
 def told(steps: list[Step], name: str, primary: str, t: Catalogue) -> str:
@@ -98,18 +97,21 @@ def told(steps: list[Step], name: str, primary: str, t: Catalogue) -> str:
     return f"{t('price.free', name=t.objective(name), end=_held(first.end))} {sentence}"
 
 
-def show_table(steps: list[Step], name: str, floors: Floors, confidence: float) -> None:
-    """Every step in numbers, with the download."""
-    t = shared.words()
-    heads = [Cell(t("price.floors")), Cell(t("price.serves")), Cell(t("price.loses"), "number")]
-    heads += [Cell(t("price.per_unit"), "number"), Cell(t("price.sure"))]
-    shared.table(heads, [_row(step, confidence, t) for step in steps], t("price.table", name=t.objective(name)))
+def show_table(view: FamilyView, steps: list[Step], name: str, corners: Corners) -> None:
+    """Every step in numbers, with the download; ``corners``: two a step, as they are drawn."""
+    t, primary, confidence = shared.words(), view.family.primary, view.measured[0].confidence
+    heads = [Cell(t("price.floors")), Cell(t("price.serves"), note=t("price.with", primary=t.objective(primary)))]
+    heads += [Cell(t("price.loses"), "number"), Cell(t("price.per_unit"), "number"), Cell(t("price.sure"))]
+    ends = list(zip(corners["low"][::2], corners["high"][::2], strict=True))
+    rows = [_row(step, each, confidence, t) for step, each in zip(steps, ends, strict=True)]
+    shared.table(heads, rows, t("price.table", name=t.objective(name)))
     frame = pd.DataFrame(
         [
             {"above floor": step.begin, "up to floor": step.end, "policy": step.policy, "primary": step.primary}
+            | {"primary low": low, "primary high": high}
             | {"lost": step.drop, "per 0.01": step.price}
             | dict(zip(("per 0.01 low", "per 0.01 high"), step.price_interval or (None, None), strict=True))
-            for step in steps
+            for step, (low, high) in zip(steps, ends, strict=True)
         ]
     )
     shared.download(frame, f"price-{name}")
@@ -120,22 +122,17 @@ def _held(bound: float) -> float:
     return math.floor(100 * bound + 1e-9) / 100
 
 
-def _row(step: Step, confidence: float, t: Catalogue) -> list[Cell]:
-    floors = f"{_held(step.begin):.2f} – {_held(step.end):.2f}"
+def _row(step: Step, ends: tuple[float, float], confidence: float, t: Catalogue) -> list[Cell]:
+    floors = Cell(f"{_held(step.begin):.2f} – {_held(step.end):.2f}")
+    serves = Cell(f"{step.policy} · {step.primary:.3f}", "name", t.interval(*ends))
     if step.drop <= 0:
-        return [
-            Cell(floors),
-            Cell(step.policy, "name"),
-            Cell(t("price.nothing"), "number"),
-            Cell("–", "number"),
-            Cell(""),
-        ]
+        return [floors, serves, Cell(t("price.nothing"), "number"), Cell("–", "number"), Cell("")]
     lost, price, sure = Cell(f"{step.drop:.3f}", "number"), Cell(f"{step.price:.4f}", "number"), "price.unknown"
     if step.lost and step.price_interval:
         lost = lost._replace(note=t.interval(step.lost.low, step.lost.high))
         price = price._replace(note=t.interval(*step.price_interval, ".4f"))
         sure = "price.surely" if step.lost.low > 0 else "price.unsure"
-    return [Cell(floors), Cell(step.policy, "name"), lost, price, Cell(t(sure, confidence=confidence), "name")]
+    return [floors, serves, lost, price, Cell(t(sure, confidence=confidence), "name")]
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def show(view: FamilyView) -> None:
     log, log_lines = read_log(view.root)
     for problem in [*problems, *unsigned_lines, *log_lines]:
         shared.note(t("shell.left_out", problem=problem))
-    in_force = number_in_force(versions, view.profiles)
+    in_force = number_in_force(versions, log, view.profiles)
     agreed = Agreed(versions, signoffs, log, evidence(view), view.profiles, in_force)
     tab = st.segmented_control(
         t("profiles.tab"),

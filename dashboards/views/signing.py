@@ -13,7 +13,7 @@ from dashboards.profile_report import Section, report
 from dashboards.signoffs import ROLES, SignOff, add_signoff, profile_sha256, users_of
 from dashboards.versions import put_in_force
 from dashboards.views import shared
-from dashboards.views.drafting import certified, role, version_title
+from dashboards.views.drafting import certified, outcome, role, version_title
 from mopo_eval.certificate import Certificate
 from mopo_eval.profiles import ProfileFile
 from mopo_eval.selection import select
@@ -214,8 +214,16 @@ def page_of(view: FamilyView, agreed: Agreed, number: int, name: str, t: Catalog
     score_heads = [t("word.objective"), t("compare.mean"), t("front.key_interval"), t("front.key_certified")]
     sign_heads = [t("answers.who"), t("profiles.role"), t("profiles.when"), t("profiles.state"), t("profiles.note")]
     margin_heads = [t("word.objective"), t("profiles.asked"), t("front.key_certified"), t("profiles.margin")]
+    asks = [
+        [t("front.maximises"), t.objective(profile.primary)],
+        [t("front.effective"), t.floors(choice.floors, "word.floor_short") or t("word.none")],
+        [t("profiles.otherwise"), outcome(profile.on_infeasible, t)],
+        [t("profiles.selection"), t(f"profiles.selection_{profile.selection}")],
+        [t("profiles.users"), t.listed(users_of(profiles, name)) or t("word.none")],
+    ]
     sections = [
-        Section(t("profiles.margins"), [t("profiles.rule")], margin_heads, margins),
+        Section(t("profiles.asks"), [], [t("profiles.part"), t("monitor.detail")], asks),
+        Section(t("profiles.margins"), [t("profiles.rule")] if margins else [t("word.none")], margin_heads, margins),
         Section(t("compare.scores"), [], score_heads, scores),
         Section(t("profiles.certificate"), [told]),
         Section(t("profiles.signoffs"), [] if signed else [t("profiles.nobody_signed")], sign_heads, signed),

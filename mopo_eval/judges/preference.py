@@ -84,11 +84,12 @@ class PreferenceJudge(NamedTuple):
 
     def _held_out(self, data: "PreferenceData", settings: "FitSettings") -> Reliability:
         """How well the model ranks the pairs that it did not see."""
+        from mopo_train.cache import cache_root
         from mopo_train.preference_model.calibration import measure_fit
-        from mopo_train.preference_model.crossfit import cross_fit, default_keep
+        from mopo_train.preference_model.crossfit import cross_fit
         from mopo_train.preference_model.strengths import logits
 
-        fitted = cross_fit(data, settings, default_keep(), seed=self.seed, networks=True)
+        fitted = cross_fit(data, settings, cache_root(), seed=self.seed, networks=True)
         column = data.objectives.index(self.objective)
         z = logits(fitted.strengths, data.first, data.second)[:, column]
         found = measure_fit(z, data.labels[:, column], data.weight, data.group[data.prompt])

@@ -1,9 +1,10 @@
 """Files and directories as bytes, for machines without a file system in common."""
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+
+from mopo_train.cache import stored
 
 Parcel = dict[str, bytes | dict[str, bytes]]
 """By path relative to a directory of the receiver's: the contents of a file, or of each file in a directory."""
@@ -20,21 +21,8 @@ def files_of(directory: Path) -> dict[str, bytes]:
 
 
 def kept(place: Path, fetch: Callable[[], dict[str, bytes]]) -> Path:
-    """The directory ``place`` with the files that ``fetch`` gives, which is asked once: it stays, whole or absent.
-
-    Processes that ask at the same time do not wait for each other.
-    """
-    if not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=place.parent))
-        try:
-            _write(fetch(), partial)
-            partial.rename(place)
-        except OSError:
-            if not place.is_dir():  # otherwise another process was first
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    """The directory ``place`` with the files that ``fetch`` gives, which is asked once: it stays (`cache.stored`)."""
+    stored(place, Path.is_dir, lambda partial: _write(fetch(), partial))
     return place
 
 

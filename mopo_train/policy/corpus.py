@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mopo_train.cache import cache_root, replacing, tidy, used
+from mopo_train.columns import mapped
 from mopo_train.console import ProgressLine, progress, say
 from mopo_train.errors import DataError
 from mopo_train.policy.distributed import from_leader, group, summed
@@ -90,7 +91,7 @@ def encode_corpus(data: PreferenceData, tokenizer: PreTrainedTokenizerBase, limi
     if new:
         tidy(cache_root())
     rows = TokenRows(entry, data.response_prompt)
-    return Corpus(rows, rows.lengths(), digest)
+    return Corpus(rows, mapped(rows.lengths()), digest)
 
 
 def _identity(tokenizer: Any) -> list[Any]:
@@ -204,22 +205,27 @@ def corpus_log_probabilities(
     asked = np.asarray(needed, dtype=np.int64)
     missing = asked[np.isnan(known[asked])]
     if not len(missing):
-        return known
+        return mapped(known)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)  # type: ignore[arg-type]
     with progress(f"{title} log-probabilities", len(missing)) as line:
         found = log_probabilities(model, _Chosen(corpus.rows, missing), line)
     known[missing] = found
     from_leader(lambda: _keep(path, known))
-    return known
+    return mapped(known)
 
 
 def _known(path: Path, responses: int) -> FloatArray:
+    """What ``path`` holds; NaN where it does not exist or was damaged."""
+    nothing = np.full(responses, np.nan)
     if not path.is_file():
-        return np.full(responses, np.nan)
+        return nothing
     used(path)
-    known: FloatArray = np.load(path)
-    return known
+    try:
+        known: FloatArray = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return nothing
+    return known if known.shape == nothing.shape else nothing
 
 
 def _keep(path: Path, known: FloatArray) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mopo_train.columns import mapped
 from mopo_train.dual import Solution
 from mopo_train.policy.lagged import Lag, lagged_step, next_floors, reweighted
 from mopo_train.winrates import FloatArray, WinRates
@@ -83,4 +84,4 @@ def make_target(ratio: FloatArray, score: FloatArray, tau: float, rates: WinRate
     tilt = score / tau * (1.0 if rates.itself else (number - 1) / np.maximum(number, 1))
     top = np.repeat(np.maximum.reduceat(tilt, rates.starts[:-1]), sizes)
     normaliser = np.repeat(np.add.reduceat(np.exp(tilt - top) * rates.mass, rates.starts[:-1]), sizes)
-    return Target(ratio, tilt, tilt - top - np.log(normaliser))
+    return Target(ratio, mapped(tilt), mapped(tilt - top - np.log(normaliser)))

@@ -44,8 +44,8 @@ def response_log_probabilities(model: PreTrainedModel, batch: TokenBatch) -> Ten
 def token_log_probabilities(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
     """Log p(token | everything before it) of each response token, in nats, float32, shape (N,)."""
     head = _base(model).get_output_embeddings()
-    frozen = isinstance(head, nn.Linear) and not any(part.requires_grad for part in head.parameters())
-    if frozen and traits(model).plain_head:
+    fixed = not torch.is_grad_enabled() or not any(part.requires_grad for part in head.parameters())
+    if fixed and isinstance(head, nn.Linear) and traits(model).plain_head:
         return _fused(model, head, batch)
     return _gathered(model, head, batch)
 

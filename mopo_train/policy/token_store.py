@@ -1,19 +1,20 @@
 """The tokens of many responses in two flat files, memory-mapped: what is in memory does not grow with the data."""
 
 import hashlib
-import os
-import shutil
-import tempfile
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, overload
 
 import numpy as np
 
+from mopo_train.cache import stored
 from mopo_train.policy.tokens import Encoded, Ids
 from mopo_train.winrates import IntArray
 
 FILES = ("prompts.bin", "responses.bin", "prompt_ends.npy", "response_ends.npy", "digest")
+DIGITS = 64
+"""Of the digest."""
 
 
 class TokenRows(Sequence[Encoded]):
@@ -62,29 +63,21 @@ class Tokens(NamedTuple):
 
 
 def stored_tokens(entry: Path, make: Callable[[], Tokens]) -> str:
-    """The digest of what ``make`` gives, written to the directory ``entry`` now or before: whole or absent.
-
-    Processes that write the same entry at the same time do not wait for each other.
-    """
-    if not is_stored(entry):
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=entry.parent))
-        try:
-            _write(partial, make())
-            if not is_stored(entry):  # else another process was first, and reads its own by now
-                shutil.rmtree(entry, ignore_errors=True)
-                os.rename(partial, entry)
-        except OSError:
-            if not is_stored(entry):  # otherwise another process was first
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    """The digest of what ``make`` gives, written to the directory ``entry`` now or before (`cache.stored`)."""
+    stored(entry, is_stored, lambda partial: _write(partial, make()))
     return (entry / FILES[4]).read_text(encoding="ascii")
 
 
 def is_stored(entry: Path) -> bool:
-    """Whether ``entry`` is whole."""
-    return all((entry / name).is_file() for name in FILES)
+    """Whether ``entry`` is whole: False also where something has removed or cut off a file."""
+    try:
+        ends = [np.load(entry / name, mmap_mode="r") for name in FILES[2:4]]
+        sizes = [(entry / name).stat().st_size for name in FILES[:2]]
+        digest = (entry / FILES[4]).stat().st_size
+    except (OSError, ValueError, EOFError):
+        return False
+    told = [4 * int(each[-1]) if len(each) else 0 for each in ends]
+    return told == sizes and digest == DIGITS
 
 
 def _write(entry: Path, tokens: Tokens) -> None:
@@ -98,7 +91,7 @@ def _write(entry: Path, tokens: Tokens) -> None:
 
 
 def _append(path: Path, rows: Iterable[Ids], seen: Callable[[bytes], None]) -> IntArray:
-    sizes = []
+    sizes = array("q")
     with path.open("wb") as file:
         for row in rows:
             told = np.asarray(row, dtype=np.int32).tobytes()

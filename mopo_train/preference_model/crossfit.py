@@ -6,7 +6,6 @@ by the digest of data and settings: fitted once, then found again; a fit that is
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -106,13 +105,6 @@ def calibrate(raw: Strengths, data: PreferenceData, fold: IntArray) -> CrossFit:
         for k in range(objectives):
             temperature[index, k] = best_temperature(z[others, k], pairs.labels[others, k], pairs.weight[others])
     return CrossFit(raw.scaled(temperature[fold[data.response_prompt]]), fold, temperature)
-
-
-def default_keep() -> Path:
-    """Where fits are kept: beside the converted data (HF_DATASETS_CACHE), by the digest of data and settings."""
-    import datasets
-
-    return Path(os.environ.get("HF_DATASETS_CACHE") or datasets.config.HF_DATASETS_CACHE) / "mopo"
 
 
 def labelled_pairs(data: PreferenceData) -> Pairs:

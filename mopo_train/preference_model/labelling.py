@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from mopo_train.cache import cache_root
 from mopo_train.errors import DataError
 from mopo_train.family import write_whole
-from mopo_train.preference_model.crossfit import cross_fit, default_keep, fold_networks
+from mopo_train.preference_model.crossfit import cross_fit, fold_networks
 from mopo_train.preference_model.network import encode
 from mopo_train.preference_model.settings import FOLDS, FitSettings
 from mopo_train.preference_model.strengths import preferences
@@ -58,8 +59,8 @@ def compare_answers(
 
     ``answers`` are those to each of ``talks``; pairs number them one conversation after the other.
     """
-    fitted = cross_fit(data, settings, default_keep(), folds=FOLDS, seed=seed, networks=True)
-    networks = fold_networks(data, settings, default_keep(), folds=FOLDS, seed=seed)
+    fitted = cross_fit(data, settings, cache_root(), folds=FOLDS, seed=seed, networks=True)
+    networks = fold_networks(data, settings, cache_root(), folds=FOLDS, seed=seed)
     prompt_of = np.repeat(np.arange(len(talks)), [len(each) for each in answers]).tolist()
     texts = encode(
         networks.tokenizer, talks, [text for each in answers for text in each], prompt_of, settings.max_length

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mopo_train.cache import cache_root
 from mopo_train.console import say
 from mopo_train.preference_model.settings import FOLDS, FitSettings
 from mopo_train.preferences import PreferenceData
@@ -44,10 +45,10 @@ def expected_seconds(data: PreferenceData, settings: FitSettings) -> float:
 
 def fit_view(data: PreferenceData, settings: FitSettings, seed: int = 0) -> Any:
     """The `view.ModelView` of a model that is cross-fitted to ``data`` now, or was before."""
-    from mopo_train.preference_model.crossfit import cross_fit, default_keep
+    from mopo_train.preference_model.crossfit import cross_fit
     from mopo_train.preference_model.view import model_view
 
-    return model_view(data, cross_fit(data, settings, default_keep(), folds=FOLDS, seed=seed))
+    return model_view(data, cross_fit(data, settings, cache_root(), folds=FOLDS, seed=seed))
 
 
 def advice(learnt: Mapping[str, bool], compared: Mapping[str, float]) -> str:

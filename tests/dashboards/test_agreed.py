@@ -47,8 +47,9 @@ def agreed(root: Path) -> Agreed:
     assert problems == []
     files = family_files(root, view.family), evaluation_files(root, view.family, "test")
     evidence = Evidence(files_sha256(root, files[0]), files_sha256(root, files[1]), "")
-    in_force = number_in_force(versions, view.profiles)
-    return Agreed(versions, read_signoffs(root)[0], read_log(root)[0], evidence, view.profiles, in_force)
+    log = read_log(root)[0]
+    in_force = number_in_force(versions, log, view.profiles)
+    return Agreed(versions, read_signoffs(root)[0], log, evidence, view.profiles, in_force)
 
 
 def sign(root: Path, profiles: ProfileFile, name: str, who: str = "Aiko") -> None:
@@ -145,6 +146,16 @@ def test_a_version_that_the_family_cannot_be_served_by_is_not_put_in_force(root:
     with pytest.raises(ProfileError, match="version 1: profile 'gone'.*policy-99"):
         put_version(root, version, "Ben")
     assert open_family(root).profiles == PROFILES
+
+
+def test_of_versions_that_say_the_same_the_one_that_was_put_in_force_is(root: Path) -> None:
+    first = save_version(root, PROFILES, "Ben")
+    assert agreed(root).in_force == 1
+    put_version(root, first, "Ben")
+    save_version(root, PROFILES, "Aiko")
+    assert agreed(root).in_force == 1
+    put_version(root, save_version(root, with_profile(PROFILES, "strict", STRICT), "Ben"), "Ben")
+    assert [(entry.version, entry.replaced) for entry in read_log(root)[0]] == [(1, 1), (3, 1)]
 
 
 def test_profiles_that_cannot_be_read_are_kept_aside(root: Path) -> None:

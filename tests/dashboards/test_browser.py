@@ -35,6 +35,9 @@ SERIOUS = {"serious", "critical"}
 NAMELESS = """() => [...document.querySelectorAll('.stPlotlyChart')]
   .filter(chart => !chart.closest('[aria-label]') && !chart.querySelector('[aria-label]'))
   .map(chart => 'a chart without a name')"""
+OVERRUN = """() => [...document.querySelectorAll('.m-table td')]
+  .filter(cell => cell.scrollWidth > cell.clientWidth).map(cell => cell.innerText)"""
+"""Cells whose text runs over their edge."""
 expect.set_options(timeout=PATIENCE)
 pytestmark = [
     pytest.mark.browser,
@@ -177,7 +180,8 @@ def test_a_profile_is_drafted_signed_put_in_force_and_a_new_score_ends_the_sign_
     slider.press("PageUp")
     expect(page.get_by_role("status").first).to_contain_text("policy-06 serves this profile")
     page.get_by_label("Your name").fill("Ben")
-    page.get_by_role("button", name="Save as version 1").click()
+    page.get_by_label("Note").fill("次の会議で決める" * 20)
+    page.get_by_role("button", name="Save as a new version").click()
     expect(page.get_by_text("Saved as version 1.")).to_be_visible()
     page.get_by_text("Sign and put in force", exact=True).click()
     expect(page.get_by_role("button", name="Sign assistant")).to_be_visible()  # the draft is gone
@@ -195,6 +199,7 @@ def test_a_profile_is_drafted_signed_put_in_force_and_a_new_score_ends_the_sign_
     changed[1].write_text(json.dumps(card), encoding="utf-8")
     page.get_by_text("History", exact=True).click()
     expect(page.get_by_role("table", name="All sign-offs")).to_contain_text("Aiko")
+    assert page.evaluate(OVERRUN) == []
     page.get_by_text("Sign and put in force", exact=True).click()
     expect(page.get_by_role("table", name="Sign-offs of assistant")).to_contain_text("changed since: the evaluation")
     for path, content in zip(changed, kept, strict=True):  # other tests ask the same family

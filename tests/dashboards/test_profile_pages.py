@@ -153,6 +153,32 @@ def test_the_organisations_floors_a_new_profile_and_a_removal_can_be_drafted(roo
     assert "kiosk" not in read_versions(root)[0][1].profiles.profiles
 
 
+def test_of_two_people_who_save_at_once_neither_loses_a_draft(root: Path) -> None:
+    first, second = opened(PAGE), opened(PAGE)
+    for app, who, floor in ((first, "Aiko", 0.71), (second, "Ben", 0.72)):
+        app.selectbox(key="draft-name-0").select("balanced").run()
+        app.slider(key="draft-0-balanced-safety").set_value(floor).run()
+        app.text_input(key="version-name").input(who)
+    for app in (first, second):
+        submit(app, "save-version")
+    saved = [(each.author, each.profiles.profiles["balanced"].floors["safety"]) for each in read_versions(root)[0]]
+    assert saved == [("Aiko", 0.71), ("Ben", 0.72)]
+    assert "Saved as version 2." in second.success[0].value
+
+
+def test_a_draft_is_not_saved_from_other_profiles_than_it_was_made_from(root: Path) -> None:
+    app = opened(PAGE)
+    app.selectbox(key="draft-name-0").select("balanced").run()
+    app.slider(key="draft-0-balanced-safety").set_value(0.80).run()
+    app.text_input(key="version-name").input("Ben")
+    version = save_version(root, with_profile(PROFILES, "balanced", None), "Aiko")
+    view = open_family(root)
+    put_in_force(root, version, "Aiko", view.profiles, shown_sha256=view.profiles_sha256)
+    submit(app, "save-version")
+    assert "changed while the page was open" in app.error[0].value
+    assert len(read_versions(root)[0]) == 2  # hers, and what was found in force
+
+
 def test_a_sign_off_bears_no_name_that_was_typed_for_another(root: Path) -> None:
     app = opened(PAGE)
     app.text_input(key="version-name").input("Ben")
@@ -280,4 +306,7 @@ def test_the_page_of_a_profile_holds_what_a_reviewer_asks_for(root: Path) -> Non
     assert "policy-01 serves this profile: helpfulness 0.70" in page
     assert "<td>Safety</td><td>0.70</td><td>0.750</td><td>+0.050</td>" in page
     assert "no longer holds (changed since: the evaluation)" in page
+    assert "<td>If no policy holds every floor</td><td>refuse the request</td>" in page
+    assert page.count("<table>") == 5
+    assert page_of(view, agreed, 0, "helpful", catalogue("en")).count("<table>") == 4  # nobody signed
     assert profile_sha256(PROFILES, "balanced") in page

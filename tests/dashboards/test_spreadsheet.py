@@ -19,9 +19,11 @@ def test_no_text_begins_a_formula_in_a_cell_or_a_head(start: str) -> None:
 
 
 def test_numbers_below_zero_and_texts_of_every_alphabet_stay_what_they_are() -> None:
-    frame = pd.DataFrame({"名前": ["田中、愛子", 'a "b", c=d'], "change": [-0.25, 3.0], "n": [-1, 2]})
+    frame = pd.DataFrame(
+        {"名前": ["田中、愛子", 'a "b", c=d'], "policy": ["-", "p"], "change": [-0.25, 3.0], "n": [-1, 2]}
+    )
     content = csv_bytes(frame)
-    assert rows(content)[1] == ["田中、愛子", "-0.25", "-1"]
+    assert rows(content)[1] == ["田中、愛子", "-", "-0.25", "-1"]
     assert content.startswith(b"\xef\xbb\xbf")
     pd.testing.assert_frame_equal(pd.read_csv(io.BytesIO(content)), frame)
 

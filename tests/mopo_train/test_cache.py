@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mopo_train.cache import LIMIT, YOUNG, replacing, tidy, used
+from mopo_train.cache import LIMIT, YOUNG, replacing, stored, tidy, used
 from mopo_train.errors import MopoError
 
 
@@ -62,3 +62,28 @@ def test_two_that_write_an_entry_at_once_do_not_take_each_others_file(tmp_path: 
         partial.write_text("half")
         raise OSError("full")
     assert [path.name for path in tmp_path.iterdir()] == ["entry.npy"]
+
+
+def test_what_cannot_be_measured_or_deleted_does_not_keep_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, elsewhere = tmp_path / "cache", tmp_path / "elsewhere"
+    root.mkdir()
+    elsewhere.mkdir()
+    (root / "nowhere").symlink_to(tmp_path / "nothing")
+    (root / "linked").symlink_to(entry(elsewhere, "older", 9 * YOUNG))
+    entry(root, "old", 8 * YOUNG)
+    monkeypatch.setenv(LIMIT, "0")
+    tidy(root)
+    assert sorted(path.name for path in root.iterdir()) == ["linked", "nowhere"]
+
+
+def test_a_stored_directory_is_as_open_to_others_as_any_other(tmp_path: Path) -> None:
+    def make(directory: Path) -> None:
+        (directory / "file").touch()
+
+    stored(tmp_path / "cache" / "entry", Path.is_dir, make)
+    (tmp_path / "usual").mkdir()
+    modes = [path.stat().st_mode for path in (tmp_path / "cache" / "entry", tmp_path / "usual")]
+    assert modes[0] == modes[1]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["entry"]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mopo_train.cache import LIMIT
 from mopo_train.canonical import CanonicalRows, convert
-from mopo_train.errors import DataError
+from mopo_train.errors import DataError, MopoError
 from mopo_train.formats import recognise
 from mopo_train.preferences import read_preferences
 from mopo_train.sources import JsonLines, RawRows, Row
@@ -102,3 +103,13 @@ def test_rows_know_their_line(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(["", json.dumps(row("q0")), "", json.dumps(row("q1", "s", "s")), json.dumps(row("q2"))]))
     assert converted(JsonLines(path, compressed=False)).dataset["place"][:] == [2, 5]
+
+
+def test_a_limit_of_the_cache_that_is_no_size_is_told_before_anything_is_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(tmp_path / "pairs.jsonl", [row("q", "x", "y")])
+    monkeypatch.setenv(LIMIT, "many")
+    with pytest.raises(MopoError, match="MOPO_CACHE_GB is 'many'"):
+        read_preferences([path])
+    assert cached(tmp_path) == []

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mopo_train import optimism
 from mopo_train.dual import Solution, solve, tilt
 from mopo_train.optimism import bounds_of_shares, honest_values, lower_bound, with_bounds
 from mopo_train.robust import lower_value, radii
@@ -200,3 +201,11 @@ def test_rates_of_a_constant_are_bounded_with_room_for_what_was_not_seen() -> No
     rates = from_rates(("a",), np.full((8, 1), 0.5), range(9))
     low = lower_bound(rates.rates[:, 0], float(radii(np.array([8]), None)[0]))
     assert 0.3 < low < 0.5
+
+
+def test_values_do_not_depend_on_how_many_comparisons_are_worked_on_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs, _ = drawn(conflict(20, 3, np.random.default_rng(7)), 2, np.random.default_rng(8))
+    point, rates, sums = fixed(pairs, 0.7, 0.3), win_rates(pairs), label_sums(pairs)
+    whole = honest_values(pairs, rates, sums, point, 0.3)
+    monkeypatch.setattr(optimism, "TOGETHER", 3)
+    assert (honest_values(pairs, rates, sums, point, 0.3) == whole).all()

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, LlamaCo
 from mopo_train.policy.adapter import new_adapter
 from mopo_train.policy.packing import WIDTHS, collate, sharing_pays
 from mopo_train.policy.scoring import response_log_probabilities, traits
-from mopo_train.policy.token_store import TokenRows, Tokens, stored_tokens
+from mopo_train.policy.token_store import FILES, TokenRows, Tokens, is_stored, stored_tokens
 from mopo_train.policy.tokens import Encoded, Ids
 from mopo_train.winrates import IntArray
 
@@ -204,6 +204,13 @@ def test_stored_tokens_are_read_back_and_written_once(tmp_path: Path) -> None:
     assert stored_tokens(tmp_path / "other", make) != digest
     (tmp_path / "entry" / "digest").unlink()  # by something that tidies up
     assert stored_tokens(tmp_path / "entry", make) != digest
+    for name in FILES:  # by a machine that lost its power
+        path = tmp_path / "entry" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1])
+        assert not is_stored(tmp_path / "entry")
+        stored_tokens(tmp_path / "entry", make)
+        assert path.read_bytes() == whole
     assert {path.name for path in tmp_path.iterdir()} == {"entry", "other"}
 
 

@@ -74,6 +74,18 @@ def test_reference_log_probabilities_are_computed_once(tmp_path: Path, capsys: p
     assert other.tolist() != every.tolist()
 
 
+@pytest.mark.parametrize("rest", [0, 40, -8])
+def test_log_probabilities_that_were_damaged_are_computed_again(rest: int, tmp_path: Path) -> None:
+    corpus = Corpus(ROWS, np.array([row.length for row in ROWS]), "digest")
+    first = corpus_log_probabilities(tiny_llama(), corpus, [0, 1, 2], tmp_path, "model", title="reference")
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:rest])
+    again = corpus_log_probabilities(tiny_llama(), corpus, [0, 1, 2], tmp_path, "model", title="reference")
+    assert again.tolist() == first.tolist()
+    assert path.read_bytes() == whole
+
+
 def test_two_runs_keep_the_same_log_probabilities_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus, save = Corpus(ROWS, np.array([row.length for row in ROWS]), "digest"), np.save
 

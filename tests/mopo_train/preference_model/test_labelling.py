@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from mopo_train.cache import cache_root
 from mopo_train.cli import main
 from mopo_train.errors import DataError
-from mopo_train.preference_model.crossfit import cross_fit, default_keep, fold_networks
+from mopo_train.preference_model.crossfit import cross_fit, fold_networks
 from mopo_train.preference_model.labelling import label_candidates, read_candidates
 from mopo_train.preference_model.network import encode
 from mopo_train.preference_model.settings import FitSettings, Size
@@ -52,7 +53,7 @@ def test_a_prompt_of_the_data_is_labelled_by_the_network_that_did_not_see_it(
     first, second = (
         np.array([number[row["prompt"], row[side]] for row in found]) for side in ("response_a", "response_b")
     )
-    fitted = cross_fit(words, SMALL, default_keep(), networks=True)
+    fitted = cross_fit(words, SMALL, cache_root(), networks=True)
     expected = preferences(fitted.strengths, first, second)
     told = np.array([[row["preferences"][name] for name in words.objectives] for row in found])
     assert told == pytest.approx(expected, abs=1e-5)
@@ -61,8 +62,8 @@ def test_a_prompt_of_the_data_is_labelled_by_the_network_that_did_not_see_it(
 def test_another_prompt_is_labelled_by_the_mean_of_the_networks(words: PreferenceData, tmp_path: Path) -> None:
     rows = [{"prompt": "New?", "response": text} for text in ("good one", "dull one", "good one")]
     (only,) = labelled(words, rows, tmp_path)
-    fitted = cross_fit(words, SMALL, default_keep(), networks=True)
-    networks = fold_networks(words, SMALL, default_keep())
+    fitted = cross_fit(words, SMALL, cache_root(), networks=True)
+    networks = fold_networks(words, SMALL, cache_root())
     texts = encode(networks.tokenizer, [[{"role": "user", "content": "New?"}]], ["good one", "dull one"], [0, 0], 256)
     each = [
         preferences(read_strengths(network, texts).scaled(temperature), np.array([0]), np.array([1]))[0]
