@@ -110,13 +110,21 @@ def sign(view: FamilyView, agreed: Agreed, profiles: ProfileFile, name: str, t: 
         left, middle, right = st.columns([1, 1, 2])
         who = shared.ask_signature(left, key="sign-name")
         chosen = middle.selectbox(
-            t("profiles.role"), ROLES, format_func=lambda each: t(f"profiles.role_{each}"), key="sign-role"
+            t("profiles.role"),
+            ROLES,
+            index=None,  # the first one would be signed as by whoever does not look
+            placeholder=t("profiles.choose_role"),
+            format_func=lambda each: t(f"profiles.role_{each}"),
+            key="sign-role",
         )
         note = right.text_input(t("profiles.note"), max_chars=5000, key="sign-note")
         label = t("profiles.sign" if name in profiles.profiles else "profiles.sign_removal", name=name)
         if st.form_submit_button(label, icon=":material/draw:"):
             if not who.strip():
                 st.error(t("answers.name_needed"))
+                return
+            if chosen is None:
+                st.error(t("profiles.role_needed"))
                 return
             if seen != now_shown:
                 st.error(t("profiles.changed_meanwhile"))
