@@ -41,5 +41,6 @@ def vllm_engine(tiny_family: Path) -> Iterator[Engine]:
     """vLLM serving ``tiny_family``; tests that ask for it are marked ``vllm``."""
     if not vllm_available():
         pytest.skip("vLLM is not installed")
-    with open_engine("vllm", tiny_family, read_family(tiny_family), live_adapters=True) as engine:
+    tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    with open_engine("vllm", tiny_family, read_family(tiny_family), live_adapters=True, arguments=tools) as engine:
         yield engine

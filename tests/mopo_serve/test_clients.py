@@ -1,5 +1,6 @@
 """Clients that people really use (``tests.clients``), against vLLM behind the gateway with keys."""
 
+import itertools
 import json
 import os
 import shutil
@@ -73,6 +74,24 @@ def test_the_openai_client_has_structured_output_log_probabilities_and_counts(ke
     with OpenAI(base_url=f"{keyed.url}/v1", api_key="wrong", max_retries=0) as client:
         with pytest.raises(openai.AuthenticationError):
             client.models.list()
+
+
+def test_the_openai_client_calls_tools_whole_and_in_a_stream(keyed: Keyed) -> None:
+    function = {"name": "note", "parameters": SCHEMA | {"additionalProperties": False}, "strict": True}
+    ask: Any = {
+        "model": "mopo/careful", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 300,
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": {"type": "function", "function": {"name": "note"}},
+    }  # fmt: skip
+    with OpenAI(base_url=f"{keyed.url}/v1", api_key=keyed.key, max_retries=0) as client:
+        (call,) = client.chat.completions.create(**ask).choices[0].message.tool_calls or []
+        assert call.type == "function" and call.function.name == "note"
+        assert isinstance(json.loads(call.function.arguments)["yes"], bool)
+        parts = [
+            chunk.choices[0].delta.tool_calls or [] for chunk in client.chat.completions.create(**ask, stream=True)
+        ]
+    said = "".join(part.function.arguments or "" for part in itertools.chain(*parts) if part.function)
+    assert isinstance(json.loads(said)["yes"], bool)
 
 
 def test_vllm_takes_a_changed_adapter_while_it_serves(tiny_family: Path, vllm_engine: Engine, tmp_path: Path) -> None:
