@@ -43,6 +43,8 @@ ENCODER = "Directory or hub name for the preference model.  [default: a small on
 def main(context: click.Context) -> None:
     """Train a family of policies along the Pareto front from pairwise preferences."""
     if launched() > 1 and context.invoked_subcommand not in TOGETHER:
+        if not speaks():
+            context.exit(0)  # not before the one that speaks: torchrun ends the others when one fails
         raise MopoError(f"'{context.invoked_subcommand}' runs in one process; start it without torchrun or accelerate.")
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from mopo_train.console import launched
 from mopo_train.errors import MopoError
@@ -38,16 +39,25 @@ class Group(NamedTuple):
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """The process as one of those that a launcher started, if one did, while the block runs."""
+    """The process as one of those that a launcher started, if one did, while the block runs.
+
+    An error that a user can fix meets all processes or ends them all: the first that meets one tells it.
+    """
     if launched() == 1:
         yield
         return
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield
+    except MopoError:
+        if store.add("mopo/errors", 1) > 1:
+            sys.exit(1)
+        raise
     finally:
         dist.destroy_process_group()
 

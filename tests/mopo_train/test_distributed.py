@@ -125,11 +125,16 @@ def test_a_reference_that_several_train_is_that_of_one(world: World, tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "log", "together"]
 
 
-def test_a_users_error_is_told_once_and_ends_all(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--floor", "safety=0.95", "--floor", "helpfulness=0.95"],  # the leader finds it
+        ["--objective", "kindness"],  # each finds it
+    ],
+)
+def test_a_users_error_is_told_once_and_ends_all(wrong: list[str], world: World, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    processes = launched.start(
-        command(world, tmp_path / "out", "--floor", "safety=0.95", "--floor", "helpfulness=0.95"), 2, log
-    )
+    processes = launched.start(command(world, tmp_path / "out", *wrong), 2, log)
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [1, 1]
@@ -144,6 +149,10 @@ def test_not_every_command_takes_several_processes_and_only_several_are_spread_o
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = CliRunner().invoke(main, ["plan", str(world.data)])
     assert (result.exit_code, "'plan' runs in one process" in result.stderr) == (1, True)
+    monkeypatch.setenv("RANK", "1")
+    result = CliRunner().invoke(main, ["plan", str(world.data)])
+    assert (result.exit_code, result.stderr) == (0, "")  # the first has told it, and fails
+    monkeypatch.delenv("RANK")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     result = CliRunner().invoke(
         main, ["reference", str(world.data), "--model", "scratch", "--out", str(tmp_path / "out")]
