@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -55,11 +55,19 @@ def joined() -> Iterator[None]:
     try:
         yield
     except MopoError:
-        if store.add("mopo/errors", 1) > 1:
-            sys.exit(1)
-        raise
+        if _is_first(store):
+            raise
+        sys.exit(1)
     finally:
         dist.destroy_process_group()
+
+
+def _is_first(store: Any) -> bool:
+    """Whether no other process of the group asked before."""
+    try:
+        return int(store.add("mopo/errors", 1)) == 1
+    except RuntimeError:  # the process that keeps the store has ended, with an error of its own
+        return False
 
 
 def is_sharded(asked: bool) -> bool:
