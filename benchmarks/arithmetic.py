@@ -7,8 +7,7 @@ weights: 4 N. Left out, as usual: attention's products of positions, norms, the 
 computed twice to save memory.
 """
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -42,23 +41,19 @@ class MatrixWeights:
         return PER_WEIGHT * (self.layers * (prompts + answers) + self.head * answers)
 
 
-def matrix_rate(size: int, device: str) -> float:
+def matrix_rate(size: int, device: str, clock: Callable[[], float]) -> float:
     """Operations per second of products of two square matrices: bfloat16 on ``cuda``, else float32 as we train in.
 
-    The median of some trials, after one that warms up.
+    By ``clock``, in seconds: the one that training is measured by. The median of some trials, after one that warms up.
     """
     choose_products("auto")
     kind = torch.bfloat16 if device == "cuda" else torch.float32
     first, second = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
-    taken = [_seconds(first, second) for _ in range(TRIALS + 1)][1:]
+    taken = [_seconds(first, second, clock) for _ in range(TRIALS + 1)][1:]
     return 2 * size**3 / median(taken)
 
 
-def _seconds(first: Tensor, second: Tensor) -> float:
-    if first.is_cuda:
-        torch.cuda.synchronize()
-    began = time.perf_counter()
+def _seconds(first: Tensor, second: Tensor, clock: Callable[[], float]) -> float:
+    began = clock()
     first @ second
-    if first.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return clock() - began

@@ -121,7 +121,7 @@ def main(device: str, rounds: int, pairs: int, out: Path, only: tuple[str, ...],
             click.echo(json.dumps(run(variant, scale, pairs, model, Path(work))))
             return
         compare_once(scale, model, Path(work))
-    rate = matrix_rate(scale.matrix, device)
+    rate = matrix_rate(scale.matrix, device, scale.clock)
     click.echo(f"products of {scale.matrix:,} x {scale.matrix:,} matrices: {rate / 1e12:.3g} TFLOP/s")
     names = [name for name in (*OURS, *TRL) if not only or name in only]
     medians = measured(names, scale, rounds, pairs, out)

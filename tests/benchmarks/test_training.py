@@ -46,7 +46,7 @@ def test_operations_are_those_that_torch_counts(tmp_path: Path) -> None:
 
 
 def test_a_rate_is_of_this_machine() -> None:
-    assert 1e8 < matrix_rate(SMALL.matrix, "cpu") < 1e14
+    assert 1e8 < matrix_rate(SMALL.matrix, "cpu", SMALL.clock) < 1e14
 
 
 def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
