@@ -26,6 +26,9 @@ ANSWER = json.dumps(
     }
 ).encode()
 SLOW_SECONDS = 0.05
+TURNS = 4
+"""Streams that a slow load's connection gets to its end, one after another: most of them do not wait for a connection
+to be made, on which the median would hang by chance if half of them did."""
 KEY = "mopo-0123456789ab-benchmark"
 WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(ANSWER), ANSWER)
 
@@ -124,6 +127,8 @@ class Load(NamedTuple):
     """Every chunk of a stream comes in one piece, as from an engine that is faster than the network."""
     apart: bool = False
     """Begun one after another, not all in the same moment, in which each waits for those before it."""
+    crowd: bool = False
+    """All connections are new, and ask in the same moment; after their first bytes they go, and others come."""
 
     def request(self) -> bytes:
         """What is sent."""
@@ -139,7 +144,7 @@ class Result(NamedTuple):
 
     per_second: float
     p50_ms: float
-    """Of the whole answer; of the first bytes for slow streams."""
+    """Of the whole answer; of the first bytes for slow streams, from the request on."""
     server_us: float
     others_us: float
     """Client and stub together."""
@@ -189,12 +194,26 @@ class Caller:
 
 def measure(port: int, load: Load, seconds: float, server: Callable[[], float], stub: Callable[[], float]) -> Result:
     """Ask the server on ``port`` for ``seconds``. ``server`` and ``stub`` tell their processor time so far."""
-    request, selector, callers = load.request(), selectors.DefaultSelector(), list[Caller]()
     before, others = server(), stub() + time.process_time()
+    started = time.perf_counter()
+    callers = _crowds(port, load, seconds) if load.crowd else _ask(port, load, seconds)
+    spent, used = time.perf_counter() - started, server() - before
+    around = stub() + time.process_time() - others
+    answered = sum(len(caller.first if load.crowd else caller.seconds) for caller in callers)
+    times = [taken for caller in callers for taken in (caller.first if load.slow else caller.seconds)]
+    reads = sum(caller.reads for caller in callers) / answered
+    return Result(
+        answered / spent, 1000 * statistics.median(times), 1e6 * used / answered, 1e6 * around / answered, reads
+    )
+
+
+def _ask(port: int, load: Load, seconds: float) -> list[Caller]:
+    """Connections that ask again and again for ``seconds``."""
+    request, selector, callers = load.request(), selectors.DefaultSelector(), list[Caller]()
     started = time.perf_counter()
     # Not a whole part of the time between two chunks, else many streams' chunks would all come when one begins.
     step = (CHUNKS + 1) * SLOW_SECONDS / load.connections if load.apart else 0.0
-    shortest = 1.25 * CHUNKS * SLOW_SECONDS if load.slow else 0.0  # every stream ends once
+    shortest = (TURNS + 0.25) * CHUNKS * SLOW_SECONDS if load.slow else 0.0
     end = started + step * load.connections + max(seconds, shortest)
     # A busy machine may not answer in time.
     while (now := time.perf_counter()) < end or not any(caller.seconds for caller in callers):
@@ -203,13 +222,23 @@ def measure(port: int, load: Load, seconds: float, server: Callable[[], float], 
             selector.register(callers[-1].connection, selectors.EVENT_READ, callers[-1])
         for key, _ in selector.select(step or 0.1):
             key.data.hear()
-    spent, used = time.perf_counter() - started, server() - before
-    around = stub() + time.process_time() - others
     for caller in callers:
         caller.connection.close()
-    answered = sum(len(caller.seconds) for caller in callers)
-    times = [taken for caller in callers for taken in (caller.first if load.slow else caller.seconds)]
-    reads = sum(caller.reads for caller in callers) / answered
-    return Result(
-        answered / spent, 1000 * statistics.median(times), 1e6 * used / answered, 1e6 * around / answered, reads
-    )
+    return callers
+
+
+def _crowds(port: int, load: Load, seconds: float) -> list[Caller]:
+    """New connections in one moment, gone once each was answered; the next ones, until ``seconds`` are over."""
+    request, gone, end = load.request(), list[Caller](), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        selector = selectors.DefaultSelector()
+        crowd = [Caller(port, request) for _ in range(load.connections)]
+        for caller in crowd:
+            selector.register(caller.connection, selectors.EVENT_READ, caller)
+        while not all(caller.first for caller in crowd):
+            for key, _ in selector.select(0.1):
+                key.data.hear()
+        for caller in crowd:
+            caller.connection.close()
+        gone += crowd
+    return gone

@@ -33,6 +33,7 @@ LOADS = (
     Load("the same in one piece", 16, True, whole=True),
     Load("64 slow streams: first token", 64, True, slow=True),
     Load("begun one after another", 64, True, slow=True, apart=True),
+    Load("64 new connections at once: first token", 64, True, slow=True, crowd=True),
 )
 
 
@@ -258,6 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--servers", nargs="*", choices=SERVERS[1:], default=SERVERS[1:], help="beside the stub")
     parser.add_argument("--litellm", default="", help="virtual environment with litellm[proxy]")
     parser.add_argument("--soak", type=int, help="watch the gateway's memory over so many requests instead")
     parser.add_argument("--role", help=argparse.SUPPRESS)
@@ -272,12 +274,12 @@ def main() -> None:
     if given.soak:
         return soak(given.soak)
     absent = {"nginx": shutil.which("nginx") is None, "litellm": not given.litellm}
-    names = [name for name in SERVERS if not absent.get(name)]
+    names = [name for name in SERVERS if name in ("direct", *given.servers) and not absent.get(name)]
     found = run(names, given.rounds, given.seconds, given.litellm)
     for load in LOADS:
-        print("\n{:<32}{:>12}{:>10}{:>13}{:>16}{:>8}".format(load.title, *HEADS))
+        print("\n{:<40}{:>12}{:>10}{:>13}{:>16}{:>8}".format(load.title, *HEADS))
         for name in names:
-            print("  {:<30}{:>12,.0f}{:>10.2f}{:>13.0f}{:>16.0f}{:>8.1f}".format(name, *found[name][load.title]))
+            print("  {:<38}{:>12,.0f}{:>10.2f}{:>13.0f}{:>16.0f}{:>8.1f}".format(name, *found[name][load.title]))
     return None
 
 
