@@ -25,7 +25,7 @@ def plan_page(document: Mapping[str, Any]) -> str:
 
 
 def plan_figure(document: Mapping[str, Any]) -> go.Figure:
-    """Predicted values as numbered points, lower bounds on them, and the largest attainable value as a line."""
+    """Predicted values as numbered points, lower bounds on them, and the largest floor that can be held as a line."""
     primary, points = document["primary"], document["points"]
     others = [name for name in document["objectives"] if name != primary]
     figure = make_subplots(rows=1, cols=len(others), horizontal_spacing=0.12)
@@ -41,7 +41,7 @@ def plan_figure(document: Mapping[str, Any]) -> go.Figure:
     figure.update_layout(
         title={
             "text": f"Predicted front: {document['prompts']} prompts, tau {document['tau']:g}"
-            "<br><sub>0.5 is parity with the data's responses; dotted: largest attainable alone</sub>"
+            "<br><sub>0.5 is parity with the data's responses; dotted: the largest floor, alone</sub>"
         },
         template="plotly_white",
         height=520,

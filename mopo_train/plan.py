@@ -260,7 +260,7 @@ def plan_table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
         cells += [*(point["multipliers"][name] for name in held), point["kl"], point["ess"]]
         label = str(index) if point["feasible"] else f"{index} infeasible"
         rows.append([label, *(f"{cell:.3f}" for cell in cells)])
-    attained = [document["attainable"][name] for name in names]
-    rest = [""] * (len(columns) - 1 - len(held) - len(names))
-    rows.append(["attainable", *[""] * len(held), *(f"{value:.3f}" for value in attained), *rest])
+    if held:  # a bound on floors: predictions may be above
+        largest = [f"{document['attainable'][name]:.3f}" for name in held]
+        rows.append(["attainable", *largest, *[""] * (len(columns) - 1 - len(held))])
     return columns, rows

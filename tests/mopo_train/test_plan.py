@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 
 from mopo_train.cli import main
 from mopo_train.picture import plan_figure
+from mopo_train.plan import plan_table
 
 
 def plan(*arguments: str | Path) -> Result:
@@ -153,6 +154,14 @@ def test_the_table_names_its_unit(pairs: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "data win rates" in result.stdout
     assert "floor safety" in result.stdout and "attainable" in result.stdout
+
+
+def test_the_table_puts_what_is_attainable_below_floors_not_below_predictions_that_may_be_above_it(pairs: Path) -> None:
+    document = plan_json(pairs, "--policies", "3", "--epsilon", "0.15")
+    columns, rows = plan_table(document)
+    last = dict(zip(columns, rows[-1], strict=True))
+    assert last["floor safety"] == f"{document['attainable']['safety']:.3f}"
+    assert last["safety"] == last["helpfulness"] == ""
 
 
 def test_the_picture_has_a_panel_per_other_objective(tmp_path: Path) -> None:
