@@ -199,8 +199,8 @@ class Gateway:
         body = parse_body(await read_body(request.scope, request.receive, self._limits.body_bytes))
         routing, key = self.routing, request.scope[KEY]
         identity, profile = request.scope[IDENTITY], body.get("profile")
-        if isinstance(profile, str) and profile in routing.profiles:
-            identity.append((b"x-mopo-profile", profile.encode("ascii")))
+        if isinstance(profile, str) and (known := profile.removeprefix("mopo/")) in routing.profiles:
+            identity.append((b"x-mopo-profile", known.encode("ascii")))
         requested = take_profile(body)
         encode(body)  # names the place of text that is no Unicode, before it is looked at
         asked = validated(ResolveBody, body, "")
@@ -208,8 +208,8 @@ class Gateway:
         if profile is None and requested is None and asked.user is None:
             raise ApiError(400, "give 'profile', 'objective_profile' or both", code="invalid_request", param="profile")
         if profile is not None and profile not in routing.profiles:
-            known = ", ".join(routing.profiles) or "none"
-            message = f"no profile {ascii(profile[:100])}; this gateway has: {known}"
+            names = ", ".join(routing.profiles) or "none"
+            message = f"no profile {ascii(profile[:100])}; this gateway has: {names}"
             raise ApiError(404, message, code="profile_not_found", param="profile")
         caller = caller_of(key, request.scope["headers"], {"user": asked.user})
         name = routing.profile_of(NO_PROFILE if profile is None else f"mopo/{profile}", caller)

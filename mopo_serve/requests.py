@@ -119,7 +119,10 @@ def validated(model: type[Model], value: Any, param: str) -> Model:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         field = ".".join([param, *map(str, problem["loc"])]).removesuffix(".[key]").strip(".")
-        raise malformed(f"'{field or 'body'}': {problem['msg']}", field or None) from error
+        told = f": {problem['msg']}"
+        if problem["type"] in ("model_type", "dict_type"):
+            told = f" must be an object, not {_kind(problem['input'])}"
+        raise malformed(f"'{field or 'body'}'{told}", field or None) from error
 
 
 class EngineRequest(NamedTuple):

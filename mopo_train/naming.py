@@ -82,7 +82,7 @@ def select(resolved: Resolved, labelled: Sequence[str], at_least: int) -> tuple[
     if not labelled and at_least:
         raise DataError(
             f"{where}: no row carries a label; "
-            'give each row its preferences, for example {"helpfulness": 1, "safety": 0.5}.'
+            f'give each row its preferences, for example {{"helpfulness": 1, "safety": 0.5}}.{_outside(resolved)}'
         )
     for name in resolved.selected:
         if name not in labelled:
@@ -95,6 +95,14 @@ def select(resolved: Resolved, labelled: Sequence[str], at_least: int) -> tuple[
             "given several times, and the same prompts are joined."
         )
     return chosen
+
+
+def _outside(resolved: Resolved) -> str:
+    """A hint for rows that have labels as columns of their own, which no format does."""
+    first = [next(iter(file.raw.rows()))[1] for file in resolved.files]
+    columns = dict.fromkeys(name for row in first for name, value in row.items() if isinstance(value, int | float))
+    columns.pop("weight", None)
+    return f" Numbers in columns of their own ({', '.join(columns)}) are not read." if columns else ""
 
 
 def listed(sources: Sequence[str]) -> str:

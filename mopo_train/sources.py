@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
@@ -176,16 +176,7 @@ class JsonLines:
                 "Parquet. Save the file again in that encoding."
             ) from error
         except (ValueError, RecursionError) as error:
-            if line.startswith(b"version https://git-lfs"):
-                cause = "is a pointer of Git LFS, not the data; fetch the file with 'git lfs pull'"
-            elif line.lstrip().startswith(b"["):
-                cause = "begins a JSON array; write one object per line instead (JSON Lines)"
-            elif not line.lstrip().startswith(b"{"):
-                cause = f"is not JSON ({error}); expected one object per line (JSON Lines), or Parquet"
-            elif not rest.read(1):
-                cause = f"is the last line and not a whole JSON object ({error}); the file may have been cut off"
-            else:
-                cause = f"is not a JSON object ({error}); expected one object per line"
+            cause = self._not_json(line, error, last=lambda: not rest.read(1))
             raise DataError(f"{where} {cause}.") from error
         except _RepeatedKey as error:
             raise DataError(f"{where} has the key '{error}' twice in one object; keep one of them.") from error
@@ -194,6 +185,23 @@ class JsonLines:
                 f"{where} is {json.dumps(value)[:40]}; expected one JSON object per line, one per comparison."
             )
         return value
+
+    def _not_json(self, line: bytes, error: Exception, last: Callable[[], bool]) -> str:
+        """What ``line`` is instead of a JSON object, and what to write."""
+        if line.startswith(b"version https://git-lfs"):
+            return "is a pointer of Git LFS, not the data; fetch the file with 'git lfs pull'"
+        if line.lstrip().startswith(b"["):
+            return "begins a JSON array; write one object per line instead (JSON Lines)"
+        if self.path.suffix in (".csv", ".tsv"):
+            return (
+                "is not JSON, and tables are not read; write one object per line (JSON Lines), or Parquet, with "
+                'the labels of a row together: "preferences": {"helpfulness": 1, "safety": null}'
+            )
+        if not line.lstrip().startswith(b"{"):
+            return f"is not JSON ({error}); expected one object per line (JSON Lines), or Parquet"
+        if last():
+            return f"is the last line and not a whole JSON object ({error}); the file may have been cut off"
+        return f"is not a JSON object ({error}); expected one object per line"
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,11 @@ BUILT_IN = ("safety", "refusal", "reference", "multiple-choice")
 def load_judge(given: Any) -> Judge:
     """The judge that an entry of judges.yaml, or a name on a command line, describes. Raises JudgeError."""
     if isinstance(given, str):
+        if given.isidentifier() and given not in BUILT_IN:
+            raise JudgeError(
+                f"'{given}' does not name a judge; built in are {', '.join(BUILT_IN)}. Others are written "
+                "package.module.function, or on a command line judges.yaml:OBJECTIVE."
+            )
         if given not in BUILT_IN:
             return load_callable(given)
         given = {"kind": given}

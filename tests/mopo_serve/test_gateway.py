@@ -214,12 +214,19 @@ async def test_resolve_names_profile_and_policy_in_headers_where_they_are_known(
             return names(await client.post("/v1/profiles/resolve", json=body))
 
         assert await resolve(profile="balanced") == ("balanced", "policy-01")
+        assert await resolve(profile="mopo/balanced") == ("balanced", "policy-01")
         assert await resolve(profile="impossible") == ("impossible", None)
         assert await resolve(objective_profile={"floors": {"safety": 0.85}}) == (None, "policy-02")
         assert await resolve(profile="balanced", objective_profile={"floors": 3}) == ("balanced", None)
         assert await resolve(profile="nobody") == (None, None)
         wrong = {"model": "mopo/balanced", "messages": MESSAGES, "objective_profile": {"floors": 3}}
         assert names(await client.post(CHAT, json=wrong)) == ("balanced", None)
+
+
+async def test_a_profile_that_is_no_object_is_told_in_words_of_json() -> None:
+    async with stubbed(StubEngine()) as client:
+        answer = await client.post("/v1/profiles/resolve", json={"objective_profile": [1]})
+    assert error_of(answer)["message"] == "'objective_profile' must be an object, not an array"
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,12 @@ def test_no_label_at_all_is_an_error(tmp_path: Path) -> None:
         read(tmp_path, row(labels={"safety": None}), row("q", labels={}))
 
 
+def test_labels_in_columns_of_their_own_are_said_not_to_be_read(tmp_path: Path) -> None:
+    flat = {"prompt": "q", "response_a": "a", "response_b": "b", "weight": 2, "helpfulness": 1, "safety": 0.5}
+    with pytest.raises(DataError, match=r"Numbers in columns of their own \(helpfulness, safety\) are not read"):
+        read(tmp_path, flat)
+
+
 def test_no_source_is_an_error() -> None:
     with pytest.raises(DataError, match="no preference data was named"):
         read_preferences([])

@@ -152,6 +152,11 @@ def test_a_table_with_commas_is_not_json(tmp_path: Path) -> None:
         refused_bytes(tmp_path, table, "line 1 is not JSON .*expected one object per line")
 
 
+def test_a_csv_file_is_told_how_to_write_its_labels(tmp_path: Path) -> None:
+    table = b"prompt,response_a,response_b,safety\nq,a,b,1\n"
+    refused_bytes(tmp_path, table, 'tables are not read; write one object per line .*"preferences": {', "pairs.csv")
+
+
 def test_a_key_that_a_row_has_twice(tmp_path: Path) -> None:
     twice = b'{"prompt": "q", "preferences": {"safety": 1, "safety": 0}}'
     refused_bytes(tmp_path, GOOD + b"\n" + twice, "line 2 has the key 'safety' twice")

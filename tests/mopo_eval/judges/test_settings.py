@@ -73,6 +73,8 @@ def test_a_command_line_may_name_a_judge_of_a_file(tmp_path: Path) -> None:
     path = written(tmp_path, "judges: {factuality: {kind: reference}}")
     assert named_judge(f"{path}:factuality").name == "reference:overlap"
     assert named_judge("refusal").name == "refusal"
+    with pytest.raises(JudgeError, match="'factuality' does not name a judge; built in are safety, .*yaml:OBJECTIVE"):
+        named_judge("factuality")
     with pytest.raises(JudgeError, match="no judge for 'safety'; it has: factuality"):
         named_judge(f"{path}:safety")
 
