@@ -20,6 +20,8 @@ from mopo_train.family import ObjectiveName
 
 WITHHELD = ("cache_salt", "priority")
 """Fields that a client may not set: one reaches into other callers' prefix cache, the other jumps the queue."""
+STRAY = frozenset({"floors", "on_infeasible", "objective_profiles", "objective-profile", "objectiveProfile"})
+"""Names that only a misplaced or misspelt ``objective_profile`` has. Engines ignore them, and floors with them."""
 PROMPTS = ("messages", "prompt")
 """Fields that hold what is asked."""
 MOST_ENTRIES = 1000
@@ -99,6 +101,9 @@ def take_model(body: dict[str, Any]) -> str:
 
 def take_profile(body: dict[str, Any]) -> RequestedProfile | None:
     """Take ``objective_profile`` out of ``body``; None if there is none. Raises ApiError (400) naming the field."""
+    if not STRAY.isdisjoint(body):
+        stray = min(STRAY & body.keys())
+        raise malformed(f'\'{stray}\' is not read; write "objective_profile": {{"floors": {{...}}}}', stray)
     value = body.pop("objective_profile", None)
     if value is None:
         return None
@@ -122,6 +127,8 @@ def validated(model: type[Model], value: Any, param: str) -> Model:
         told = f": {problem['msg']}"
         if problem["type"] in ("model_type", "dict_type"):
             told = f" must be an object, not {_kind(problem['input'])}"
+        elif problem["type"] == "extra_forbidden":
+            told = " is not known here" + ("" if problem["loc"][1:] else f"; known: {', '.join(model.model_fields)}")
         raise malformed(f"'{field or 'body'}'{told}", field or None) from error
 
 

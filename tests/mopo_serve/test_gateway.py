@@ -223,6 +223,22 @@ async def test_resolve_names_profile_and_policy_in_headers_where_they_are_known(
         assert names(await client.post(CHAT, json=wrong)) == ("balanced", None)
 
 
+@pytest.mark.parametrize(
+    ("stray", "told"),
+    [
+        ({"floors": {"safety": 0.7}}, """'floors' is not read; write "objective_profile": {"floors": {...}}"""),
+        ({"objectiveProfile": {"floors": {}}}, "'objectiveProfile' is not read; write"),
+        ({"objective_profile": {"floor": {}}}, "'objective_profile.floor' is not known here; known: primary, floors,"),
+    ],
+)
+async def test_floors_that_an_engine_would_ignore_are_refused(stray: dict[str, Any], told: str) -> None:
+    engine = StubEngine()
+    async with stubbed(engine) as client:
+        answer = await client.post(CHAT, json={"model": "mopo/balanced", "messages": MESSAGES, **stray})
+    assert (answer.status_code, engine.asked) == (400, [])
+    assert error_of(answer)["message"].startswith(told)
+
+
 async def test_a_profile_that_is_no_object_is_told_in_words_of_json() -> None:
     async with stubbed(StubEngine()) as client:
         answer = await client.post("/v1/profiles/resolve", json={"objective_profile": [1]})
