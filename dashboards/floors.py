@@ -4,11 +4,18 @@ All floors here are judge scores or measured win rates against ``reference`` and
 ``certified_low``; data win rates of the plan have no say.
 """
 
+import math
 from typing import NamedTuple
 
 from dashboards.frames import FamilyView, dominated_policies
 from mopo_eval.profiles import Floors, ThresholdProfile
 from mopo_eval.selection import PolicyMargins, Selection, effective_floors, policy_margins, select
+
+
+def held(bound: float, digits: int = 2) -> float:
+    """The largest floor with so many digits that ``bound`` holds: rounded up, it would not."""
+    scale = 10.0**digits
+    return math.floor(scale * bound + 1e-9) / scale
 
 
 class Standing(NamedTuple):

@@ -8,6 +8,7 @@ import streamlit as st
 from dashboards import markup
 from dashboards.agreed import Agreed, with_organisation, with_profile
 from dashboards.catalogue import Catalogue
+from dashboards.floors import held
 from dashboards.frames import FamilyView, measured_objectives
 from dashboards.markup import Cell
 from dashboards.signoffs import ROLES
@@ -128,7 +129,7 @@ def ask_floors(view: FamilyView, before: dict[str, float], place: str, t: Catalo
         floors[name] = st.slider(label, 0.0, 1.0, value, step=0.01, format="%.2f", key=f"{place}-{name}")
         reach = best[name]
         if reach is not None:
-            st.caption(t("front.reach", best=reach))
+            st.caption(t("front.reach", best=held(reach)))
     return floors
 
 

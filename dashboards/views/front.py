@@ -5,7 +5,7 @@ import streamlit as st
 
 from dashboards import charts, markup
 from dashboards.catalogue import Catalogue
-from dashboards.floors import Outcome, Standing, binding_floors, choose, outcomes, standings
+from dashboards.floors import Outcome, Standing, binding_floors, choose, held, outcomes, standings
 from dashboards.frames import (
     FamilyView,
     exact_line,
@@ -112,7 +112,7 @@ def ask_floors(view: FamilyView, known: list[str], t: Catalogue) -> Floors:
     st.subheader(t("front.floors"), anchor=False)
     start = starting_floors(view, known)
     kept: Floors = st.session_state.setdefault("floors", start)
-    best = best_attainable(view.measured, known)
+    best = {name: held(bound) for name, bound in best_attainable(view.measured, known).items() if bound is not None}
     if st.button(t("front.reset"), icon=":material/restart_alt:", type="tertiary", key="reset"):
         kept = start
         for name in known:
@@ -156,7 +156,7 @@ def verdict(view: FamilyView, choice: Selection, ranks: list[Standing], t: Catal
     card = view.cards[choice.policy] if choice.policy else None
     if choice.feasible and card is not None:
         score = card.objectives[primary]
-        facts = {"primary": t.objective(primary), "mean": score.mean, "low": score.certified_low}
+        facts = {"primary": t.objective(primary), "mean": score.mean, "low": held(score.certified_low)}
         text = t("front.best" if floors else "front.best_no_floor", policy=choice.policy, **facts)
         return markup.verdict(text, detail, feasible=True)
     nearest = next((row for row in ranks if row.policy == choice.closest), None)
@@ -220,7 +220,7 @@ def show_standings(view: FamilyView, ranks: list[Standing], known: list[str], as
         cells = [Cell(rank.policy, note=t("word.dominated") if rank.dominated else ""), state]
         for name in known:
             score = card.objectives.get(name) if card else None
-            certified = t("word.certified", value=score.certified_low) if score else ""
+            certified = t("word.certified", value=held(score.certified_low, 3)) if score else ""
             cells.append(Cell(f"{score.mean:.3f}", "number", certified) if score else Cell("–", "number"))
         rows.append(cells)
     heads = [Cell(t.title(name), "number", t("word.mean_certified")) for name in known]

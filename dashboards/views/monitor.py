@@ -11,6 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboards import comparisons, markup
 from dashboards.catalogue import Catalogue
+from dashboards.floors import held
 from dashboards.frames import FamilyView
 from dashboards.markup import Cell
 from dashboards.monitoring import (
@@ -222,7 +223,7 @@ def show_feedback(live: pd.DataFrame, t: Catalogue) -> None:
         people_cell = Cell(f"{row['mean']:.3f}", "number", f"{interval} · {t.number(row['n'], 'monitor.judgements')}")
         promise = Cell("–", "number")
         if not pd.isna(row["offline"]):
-            promise = Cell(f"{row['offline']:.3f}", "number", t("word.certified", value=row["certified_low"]))
+            promise = Cell(f"{row['offline']:.3f}", "number", t("word.certified", value=held(row["certified_low"], 3)))
         state = row["state"]
         told = f"{MARKS[state]} {t(f'monitor.state_{state}')}".strip()
         rows.append(

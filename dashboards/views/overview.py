@@ -4,6 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboards import charts, markup
+from dashboards.floors import held
 from dashboards.frames import FamilyView, measured_objectives, planned, score_table, scores
 from dashboards.markup import Cell
 from dashboards.views import shared
@@ -79,7 +80,7 @@ def show_table(view: FamilyView, unit: str, caption: str) -> None:
                 cells.append(Cell("–", "number"))
                 continue
             value = score.win_rate if unit == "win_rate" else score
-            certified = t("word.certified", value=value.certified_low)
+            certified = t("word.certified", value=held(value.certified_low, 3))
             interval = t.listed([t.interval(value.low, value.high), certified])
             cells.append(Cell(f"{value.mean:.3f}", "number", interval))
         rows.append(cells)

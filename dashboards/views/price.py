@@ -1,6 +1,5 @@
 """The price of a floor: what the primary objective loses when a floor is raised, and how sure that is."""
 
-import math
 from operator import attrgetter
 
 import pandas as pd
@@ -8,6 +7,7 @@ import streamlit as st
 
 from dashboards import comparisons, markup
 from dashboards.catalogue import Catalogue
+from dashboards.floors import held
 from dashboards.frames import FamilyView, measured_objectives
 from dashboards.markup import Cell
 from dashboards.matrix import ScoreMatrix
@@ -63,7 +63,7 @@ def show_objective(view: FamilyView, name: str, steps: list[Step], drawn: tuple[
         st.html(markup.verdict(t("price.nobody"), "", feasible=False))
         return
     floors, primary = view.profiles.organisation.floors, view.family.primary
-    st.html(markup.verdict(told(steps, name, primary, t), t("price.ends", end=_held(steps[-1].end)), feasible=True))
+    st.html(markup.verdict(told(steps, name, primary, t), t("price.ends", end=held(steps[-1].end)), feasible=True))
     left, right = st.columns([1, 1.35], gap="medium")
     with left:
         axes = t("price.floor_axis", name=t.objective(name)), t("price.primary_axis", primary=t.objective(primary))
@@ -83,10 +83,10 @@ def told(steps: list[Step], name: str, primary: str, t: Catalogue) -> str:
     first, worst = steps[0], dearest(steps)
     if worst is None:
         facts = {"policy": steps[-1].policy, "primary": t.objective(primary)}
-        return t("price.never_free", name=t.objective(name), end=_held(steps[-1].end), **facts)
+        return t("price.never_free", name=t.objective(name), end=held(steps[-1].end), **facts)
     parts = {
-        "begin": _held(worst.begin),
-        "end": _held(worst.end),
+        "begin": held(worst.begin),
+        "end": held(worst.end),
         "price": worst.price,
         "primary": t.objective(primary),
     }
@@ -94,7 +94,7 @@ def told(steps: list[Step], name: str, primary: str, t: Catalogue) -> str:
     if worst.price_interval:
         low, high = worst.price_interval
         sentence = t("price.dearest_interval", interval=t.interval(low, high, ".4f"), **parts)
-    return f"{t('price.free', name=t.objective(name), end=_held(first.end))} {sentence}"
+    return f"{t('price.free', name=t.objective(name), end=held(first.end))} {sentence}"
 
 
 def show_table(view: FamilyView, steps: list[Step], name: str, corners: Corners) -> None:
@@ -117,13 +117,8 @@ def show_table(view: FamilyView, steps: list[Step], name: str, corners: Corners)
     shared.download(frame, f"price-{name}")
 
 
-def _held(bound: float) -> float:
-    """The largest floor, in the hundredths that are shown, that ``bound`` holds: rounded up, it would not."""
-    return math.floor(100 * bound + 1e-9) / 100
-
-
 def _row(step: Step, ends: tuple[float, float], confidence: float, t: Catalogue) -> list[Cell]:
-    floors = Cell(f"{_held(step.begin):.2f} – {_held(step.end):.2f}")
+    floors = Cell(f"{held(step.begin):.2f} – {held(step.end):.2f}")
     serves = Cell(f"{step.policy} · {step.primary:.3f}", "name", t.interval(*ends))
     if step.drop <= 0:
         return [floors, serves, Cell(t("price.nothing"), "number"), Cell("–", "number"), Cell("")]

@@ -7,6 +7,7 @@ from dashboards import markup
 from dashboards.agreed import Agreed, Standing
 from dashboards.catalogue import Catalogue
 from dashboards.flags import now
+from dashboards.floors import held
 from dashboards.frames import FamilyView
 from dashboards.markup import Cell
 from dashboards.profile_report import Section, report
@@ -210,7 +211,7 @@ def page_of(view: FamilyView, agreed: Agreed, number: int, name: str, t: Catalog
     ]
     card = view.cards.get(choice.policy) if choice.policy else None
     scores = [
-        [t.title(k), f"{score.mean:.3f}", t.interval(score.low, score.high), f"{score.certified_low:.3f}"]
+        [t.title(k), f"{score.mean:.3f}", t.interval(score.low, score.high), f"{held(score.certified_low, 3):.3f}"]
         for k, score in (card.objectives.items() if card else [])
     ]
     signed = [

@@ -99,7 +99,7 @@ def check(found: Drawn, app: AppTest) -> None:
     for key, figure in found.charts.items():
         axes = next(axes for start, axes in DATA_AXES.items() if key.startswith(start))
         assert missing(numbers(figure, axes), saved, 1e-9) == [], f"{key}: not in a download"
-        assert missing(numbers(figure, axes), told, 6e-4) == [], f"{key}: not in a table"
+        assert missing(numbers(figure, axes), told, 1.1e-3) == [], f"{key}: not in a table"  # bounds are rounded down
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboards.floors import binding_floors, choose, outcomes, standings
+from dashboards.floors import binding_floors, choose, held, outcomes, standings
 from dashboards.frames import FamilyView, open_family
 from tests.families import write_measured_family
 
@@ -19,6 +19,11 @@ def test_the_certified_bound_decides_and_not_the_mean(view: FamilyView) -> None:
     assert {name for name, row in rows.items() if row.holds} == {"policy-02", "policy-03"}
     assert rows["policy-01"].margins.margins == {"safety": pytest.approx(-0.05)}
     assert rows["policy-03"].dominated
+
+
+def test_a_bound_is_told_as_a_floor_that_it_holds() -> None:
+    assert [held(0.8057), held(0.6899), held(0.69), held(0.29), held(0.0)] == [0.8, 0.68, 0.69, 0.29, 0.0]
+    assert held(0.68996, 3) == 0.689
 
 
 def test_the_organisations_floor_holds_when_the_slider_is_lower(view: FamilyView) -> None:
