@@ -200,6 +200,13 @@ def check_floors(floors: Mapping[str, float], objectives: list[str]) -> None:
             raise FloorError(f"floor {name}={floor} is outside [0, 1]")
 
 
+def check_problem_names(primary: str, floors: Mapping[str, float], objectives: list[str]) -> None:
+    """Raise FloorError for an unknown primary, and as `check_floors`."""
+    if primary not in objectives:
+        raise FloorError(f"'{primary}' is not an objective of this data; known: {', '.join(objectives)}")
+    check_floors(floors, objectives)
+
+
 def parse_floors(given: tuple[str, ...]) -> dict[str, float]:
     """Floors from ``objective=value`` arguments of a command line. Raises FloorError, also for the same one twice."""
     floors: dict[str, float] = {}

@@ -14,7 +14,7 @@ from mopo_train.console import say
 from mopo_train.costs import steps
 from mopo_train.dual import Solution, attainable, infeasible_message
 from mopo_train.errors import FamilyError
-from mopo_train.family import write_whole
+from mopo_train.family import check_problem_names, write_whole
 from mopo_train.formulation import Formulation, Variant, propose_points, solve_floors
 from mopo_train.front import Normaliser
 from mopo_train.optimism import with_bounds
@@ -85,6 +85,7 @@ def make_plan(data: "PreferenceData", request: PlanRequest) -> Plan:
         request.variant,
         request.normaliser,
     )
+    check_problem_names(form.primary, request.floors, list(data.objectives))  # not after minutes of fitting
     view = _view(data, request, compared)
     if view is not None and request.source == "preference-model":
         rates, points = view.rates, model_points(view, request, form)

@@ -27,7 +27,7 @@ from mopo_train.family import (
     ObjectiveName,
     Policy,
     PolicyFamily,
-    check_floors,
+    check_problem_names,
     first_problem,
     read_family,
     write_family,
@@ -277,6 +277,7 @@ def planned_points(data: PreferenceData, config: RunConfig) -> _Points:
                 data, rates, points, config.tau, formulation(config).epsilon, independent=config.independent_labels
             ),
         )
+    check_problem_names(config.primary, config.floors, list(data.objectives))  # not after minutes of fitting
     view = fitted_view(data, config)
     return _Points(view.rates, view.bounded(choose_points(view.rates, config, view), formulation(config).epsilon))
 
@@ -297,10 +298,7 @@ def choose_points(rates: WinRates, config: RunConfig, model: ModelView | None = 
     ``model``'s, on the lower bounds by the labels. Raises FloorError for unknown objectives and floors that no policy
     can hold.
     """
-    known = list(rates.objectives)
-    if config.primary not in known:
-        raise FloorError(f"'{config.primary}' is not an objective of this data; known: {', '.join(known)}")
-    check_floors(config.floors, known)
+    check_problem_names(config.primary, config.floors, list(rates.objectives))
     form = formulation(config)
     if not config.floors:
         found = propose_points(rates, config.policies, form)

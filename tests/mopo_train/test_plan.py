@@ -202,6 +202,13 @@ def test_mistakes_are_explained_without_a_traceback(
     assert message in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("arguments", [["--floor", "speed=0.5"], ["--primary", "speed"]])
+def test_a_misspelt_objective_is_told_before_a_preference_model_is_fitted(pairs: Path, arguments: list[str]) -> None:
+    result = plan(pairs, "--cross-fit", *arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("main: ") and "speed" in result.stderr
+
+
 def test_a_missing_file_is_a_mistake_and_a_bad_option_is_usage(tmp_path: Path, pairs: Path) -> None:
     assert plan(tmp_path / "none.jsonl").exit_code == 1
     assert plan(pairs, "--tau", "0").exit_code == 2
