@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,14 @@ def test_help_is_printed_without_heavy_imports(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "Usage:" in done.stdout
     assert done.stdout.strip().splitlines()[-1].strip() == "heavy:"
+
+
+def test_every_package_runs_as_a_module_under_the_name_of_its_command() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
+    for command, function in scripts.items():
+        told = [sys.executable, "-m", function.partition(".")[0], "--version"]
+        done = subprocess.run(told, check=True, capture_output=True, text=True)
+        assert done.stdout.startswith(f"{command}, version")
 
 
 def test_every_package_has_mirroring_tests() -> None:
