@@ -159,7 +159,9 @@ def calibrate_run(results: RunResults, path: Path, confidence: float) -> RunCali
         p, k, x = (known[str(name)] for name, known in zip(given, places, strict=True))
         labels.setdefault((p, k, x, sample), []).append(_human(row, where))
     if not labels and not compared:
-        raise DataError(f"'{path}' has no labels; 'mopo-eval calibrate FAMILY --ask 100 --out FILE' draws answers.")
+        raise DataError(
+            f"'{path}' has no labels; 'mopo-eval calibrate --family FAMILY --ask 100 --out FILE' draws answers."
+        )
     lengths = _lengths(results)
     return RunCalibration(
         run=results.summary.run,
@@ -312,7 +314,8 @@ def _human(row: dict[str, Any], where: str) -> float:
     given = row.get("human")
     if isinstance(given, int | float) and 0 <= given <= 1:
         return float(given)
-    raise DataError(f"{where}: 'human' must be a number in [0, 1] (or true, false), found {given!r:.60}.")
+    rest = "" if given is not None else "; of rows in random order, as --ask writes them, the last may be left out"
+    raise DataError(f"{where}: 'human' must be a number in [0, 1] (or true, false), found {given!r:.60}{rest}.")
 
 
 def _scores(judged: Sequence[Judgement]) -> np.ndarray:

@@ -115,7 +115,10 @@ def _calibrate_run(sources: tuple[str, ...], options: dict[str, Any], as_json: b
             raise click.UsageError("--ask writes rows to --out FILE and takes no LABELS.")
         rows = [json.dumps(row, ensure_ascii=False) for row in to_label(results, options["ask"], options["seed"])]
         write_whole(options["out"], "\n".join(rows) + "\n")
-        say(f'wrote {len(rows)} rows to {options["out"]}; fill in "human" with numbers in [0, 1]')
+        say(
+            f"wrote {len(rows)} rows to {options['out']}, in random order: all policies' answers to {options['ask']} "
+            'prompts, on every objective; fill in "human" with numbers in [0, 1], or in the first and drop the rest'
+        )
         return
     if len(sources) != 1 or options["name"] is not None:
         raise click.UsageError("with --family, give one file of LABELS and no --judge: the run's judges are rated.")

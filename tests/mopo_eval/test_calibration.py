@@ -123,7 +123,7 @@ def test_people_correct_what_the_judges_of_a_run_measured(root: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"human": None}, "'human' must be a number in"),
+        ({"human": None}, "found None; of rows in random order, as --ask writes them, the last may be left out"),
         ({"human": 1.5}, "found 1.5"),
         ({"policy": "policy-99"}, "'policy-99' is not of run run-1; known: reference"),
         ({"objective": "wit"}, "'wit' is not of run"),
